@@ -1,0 +1,263 @@
+"""θ0: copied, placed, fingerprinted, taken out of a checkpoint and put back."""
+
+from typing import Any, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from maps_optax import _tree
+
+# A fingerprint names the dtype it was taken in by its place here.
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class DetachedAnchor(NamedTuple):
+    """What `detach_anchor` leaves in θ0's place.
+
+    Attributes:
+      fingerprints: θ0's tree with a uint32 array (3,) for each anchored leaf: two hash words and a dtype code.
+    """
+
+    fingerprints: Any
+
+
+class L2SPState(NamedTuple):
+    """State of `l2_sp`: `anchor` is θ0, a tree like params with `optax.MaskedNode` for free leaves."""
+
+    anchor: Any
+
+
+class SPDState(NamedTuple):
+    """State of `spd` and `maps`.
+
+    Per-layer numbers are packed in vectors of length K, one entry per anchored tensor and one per slice of a stacked
+    leaf, in flattening order: `optax.tree_utils.tree_map_params` would give a per-leaf scalar its parameter's
+    sharding, and fail on its rank.
+
+    Attributes:
+      count: steps taken, int32.
+      anchor: θ0, a tree like params with `optax.MaskedNode` for free leaves.
+      leaf: which of the anchored leaves an entry belongs to, int32 (K,).
+      strength: λ of the last step, (K,).
+      carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
+      drift: ‖θ − θ0‖ after the last step, (K,).
+      triggered: 1 where c < 0 in the last step, else 0, (K,).
+      pull: λ·r in the last step, (K,); 0 where not triggered; the mean over rows for ``norm="mars"``.
+    """
+
+    count: Any
+    anchor: Any
+    leaf: Any
+    strength: Any
+    carry: Any
+    drift: Any
+    triggered: Any
+    pull: Any
+
+
+STATES: tuple[type, ...] = (SPDState, L2SPState)
+
+
+def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any:
+    """A copy of `leaf` that shares no buffer with it, cast to `dtype` and placed in `memory_kind`.
+
+    `astype`, `asarray` and `device_put` may alias, and a donated train state would then be donated twice.
+    """
+    dtype = leaf.dtype if dtype is None else dtype
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+    array = jnp.array(leaf, dtype=dtype, copy=True)
+    if memory_kind is None:
+        return array
+    if isinstance(array, jax.core.Tracer):
+        return jax.device_put(array, _host_space(memory_kind))
+    try:
+        return jax.device_put(array, array.sharding.with_memory_kind(memory_kind))
+    except ValueError as error:
+        raise ValueError(
+            f"this backend has no memory {memory_kind!r} for the anchor; leave anchor_memory_kind out ({error})."
+        ) from None
+
+
+def on_device(leaf: Any) -> Any:
+    """An anchor kept in host memory, brought to the device for the step."""
+    return jax.device_put(leaf, jax.memory.Space.Device)
+
+
+def _host_space(memory_kind: str) -> Any:
+    if not hasattr(jax, "memory"):
+        raise ValueError("anchor_memory_kind inside jit needs a JAX with jax.memory; call init outside jit.")
+    return jax.memory.Space.Host
+
+
+def init(
+    flat: _tree.Flat,
+    keep: list[int],
+    given: Any,
+    dtype: Any,
+    memory_kind: Optional[str],
+    who: str,
+) -> Any:
+    """θ0 for the leaves at the indices `keep`: the params seen now, or the tree `given`; masked elsewhere."""
+    sources = flat.leaves
+    if given is not None and flat.paths:
+        sources = _tree.align(given, flat, f"{who}: anchor")
+    leaves: list[Any] = [optax.MaskedNode()] * len(flat.leaves)
+    for i in keep:
+        leaf, source = flat.leaves[i], sources[i]
+        if tuple(np.shape(source)) != tuple(leaf.shape):
+            raise ValueError(
+                f"{who}: anchor of leaf {_tree.name(flat.paths[i])!r} has shape {np.shape(source)}, but the leaf has "
+                f"{tuple(leaf.shape)}; give θ0 of this model."
+            )
+        leaves[i] = copy(source, dtype or leaf.dtype, memory_kind)
+    return _tree.unflatten(flat, leaves)
+
+
+def set_anchor(opt_state: Any, params: Any) -> Any:
+    """Makes a copy of `params` the anchor θ0 of every MAPS, SPD and L2-SP state in `opt_state`.
+
+    For code that calls `init` before the pretrained weights are loaded (big_vision), or to re-anchor between tasks.
+    Which leaves are anchored, their dtype, and their memory stay; drift restarts from 0.
+
+    Args:
+      opt_state: any Optax state, however wrapped; its anchors may be detached.
+      params: the new θ0, a tree that has every anchored leaf.
+
+    Raises:
+      ValueError: no such state inside, or trees or shapes that do not match.
+
+    Examples:
+      >>> import jax.numpy as jnp, maps_optax as mx
+      >>> tx = mx.spd(1.0)
+      >>> state = mx.set_anchor(tx.init({"w": jnp.zeros(2)}), {"w": jnp.ones(2)})
+      >>> state.anchor["w"].tolist()
+      [1.0, 1.0]
+    """
+
+    def renew(state: Any) -> Any:
+        like = state.anchor.fingerprints if isinstance(state.anchor, DetachedAnchor) else state.anchor
+        anchor = _like(like, params, "set_anchor")
+        if isinstance(state, SPDState):
+            return state._replace(anchor=anchor, carry=jnp.zeros_like(state.carry), drift=jnp.zeros_like(state.drift))
+        return state._replace(anchor=anchor)
+
+    return _tree.replace_states(opt_state, STATES, renew)
+
+
+def detach_anchor(opt_state: Any) -> Any:
+    """Takes θ0 out of `opt_state`, leaving a fingerprint of 12 bytes per leaf; for checkpoints.
+
+    θ0 is the published checkpoint, so saving it again doubles what a run stores. The fingerprint is an exact hash of
+    every bit and its place, whatever the sharding. Works under `jit` and `eval_shape` (the target to restore into).
+
+    Raises:
+      ValueError: no MAPS, SPD or L2-SP state inside.
+
+    Examples:
+      >>> import jax.numpy as jnp, maps_optax as mx
+      >>> theta0 = {"w": jnp.arange(3.0)}
+      >>> saved = mx.detach_anchor(mx.spd(1.0).init(theta0))
+      >>> mx.attach_anchor(saved, theta0).anchor["w"].tolist()
+      [0.0, 1.0, 2.0]
+    """
+
+    def detach(state: Any) -> Any:
+        if isinstance(state.anchor, DetachedAnchor):
+            return state
+        return state._replace(anchor=DetachedAnchor(jax.tree_util.tree_map(fingerprint, state.anchor)))
+
+    return _tree.replace_states(opt_state, STATES, detach)
+
+
+def attach_anchor(opt_state: Any, pretrained: Any, *, memory_kind: Optional[str] = None) -> Any:
+    """Puts θ0 back where `detach_anchor` took it out, after checking that it is the same θ0.
+
+    Not for use under `jit`: the check needs values.
+
+    Args:
+      opt_state: a state whose anchors are detached.
+      pretrained: the weights that training started from, with the sharding the anchor shall have.
+      memory_kind: where to keep it, as `anchor_memory_kind` of `spd`.
+
+    Raises:
+      ValueError: a leaf's fingerprint differs, or is missing; nothing is attached then.
+    """
+
+    def attach(state: Any) -> Any:
+        if not isinstance(state.anchor, DetachedAnchor):
+            return state
+        wanted = state.anchor.fingerprints
+        anchor = _like(wanted, pretrained, "attach_anchor", memory_kind)
+        flat = _tree.flatten(anchor)
+        have = [fingerprint(leaf) for leaf in flat.leaves]
+        differ = [
+            path
+            for path, a, b in zip(flat.paths, have, _tree.flatten(wanted).leaves)
+            if not np.array_equal(np.asarray(a), np.asarray(b))
+        ]
+        if differ:
+            raise ValueError(
+                f"attach_anchor: these are not the weights that training started from: {len(differ)} of "
+                f"{len(flat.paths)} leaves differ, the first is {_tree.name(differ[0])!r}; give the pretrained weights "
+                "of this run, or use set_anchor to re-anchor."
+            )
+        return state._replace(anchor=anchor)
+
+    return _tree.replace_states(opt_state, STATES, attach)
+
+
+def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -> Any:
+    """Copies of `source`'s leaves where `like` (an anchor or its fingerprints) has leaves."""
+    flat = _tree.flatten(like)
+    # Free leaves are masked in `like`, so `align` passes over those of `source`.
+    sources = _tree.align(source, flat, f"{who}: the given tree")
+    leaves = []
+    for path, old, new in zip(flat.paths, flat.leaves, sources):
+        kind = memory_kind
+        if old.dtype == jnp.uint32:
+            dtype = _DTYPES[int(np.asarray(old)[2])]
+        else:
+            dtype = old.dtype
+            if tuple(np.shape(new)) != tuple(old.shape):
+                raise ValueError(
+                    f"{who}: leaf {_tree.name(path)!r} has shape {np.shape(new)}, but its anchor has "
+                    f"{tuple(old.shape)}; give weights of this model."
+                )
+            if not isinstance(old, jax.core.Tracer) and isinstance(old, jax.Array):
+                kind = _host_kind(old)
+        leaves.append(copy(new, dtype, kind))
+    return _tree.unflatten(flat, leaves)
+
+
+def _host_kind(array: jax.Array) -> Optional[str]:
+    kind = getattr(array.sharding, "memory_kind", None)
+    return kind if kind == "pinned_host" else None
+
+
+@jax.jit
+def fingerprint(leaf: Any) -> jax.Array:
+    """A uint32 (3,) hash of a leaf's bits, their places, and its dtype, the same under every sharding.
+
+    Sums of mixed words modulo 2^32 are exact in any order, which floating-point checksums are not.
+    """
+    if str(leaf.dtype) not in _DTYPES:
+        raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(_DTYPES)}.")
+    words = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16}[jnp.dtype(leaf.dtype).itemsize]
+    bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)  # float64 gains a last axis of 2
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, extent in enumerate(bits.shape):
+        place = place * jnp.uint32(extent) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    first = _mix(bits ^ _mix(place + jnp.uint32(1)))
+    second = _mix(bits * jnp.uint32(0x9E3779B1) + place)
+    code = jnp.uint32(_DTYPES.index(str(leaf.dtype)))
+    return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32), code])
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of 32-bit words in which every input bit reaches every output bit (murmur3's finalizer)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -1,0 +1,211 @@
+"""What a person reads: the λ table before a run, the drift of each layer during it."""
+
+import math
+from typing import Any, NamedTuple, Optional, Union
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from maps_optax import _anchor, _layers, _schedules, _strength, _tree
+
+
+class Slice(NamedTuple):
+    """One tensor of the stack: a leaf, or a slice of a leaf that stacks layers.
+
+    Attributes:
+      path: the leaf's path, 'a/b/c'.
+      row: which slice of axis 0, or None for a whole leaf.
+      position: k ≥ 1, or None where the tensor has no pretrained value.
+      module: the module's name, 'free' where position is None.
+      block: the block's number within the module, '' where the module is one layer.
+      ratio: λ/λ_max.
+      size: number of parameters.
+    """
+
+    path: str
+    row: Optional[int]
+    position: Optional[int]
+    module: str
+    block: str
+    ratio: float
+    size: int
+
+
+def slices(layers: _layers.Layers, params: Any, schedule: _schedules.Schedule = "linear") -> list[Slice]:
+    """Every tensor of `params` with its place in the stack, in flattening order; for tables, plots and logs.
+
+    Args:
+      layers: as in `maps`.
+      params: parameters or `jax.ShapeDtypeStruct`s.
+      schedule: as in `maps`.
+
+    Raises:
+      ValueError: as `strengths` does.
+
+    Examples:
+      >>> import numpy as np, maps_optax as mx
+      >>> [(s.row, s.position, s.ratio) for s in mx.slices(np.array([1, 2]), np.zeros((2, 3)))]
+      [(0, 1, 1.0), (1, 2, 0.0)]
+    """
+    flat, layout = _layers.resolve(layers, params)
+    rows = []
+    for path, leaf, position in zip(flat.paths, flat.leaves, layout.positions):
+        whole = math.prod(leaf.shape)
+        stacked = isinstance(position, np.ndarray)
+        for i, k in enumerate(position if stacked else [position]):  # type: ignore[arg-type]
+            module, block = ("free", "") if k is None else layout.names[int(k)]
+            rows.append(
+                Slice(
+                    path="/".join(path),
+                    row=i if stacked else None,
+                    position=None if k is None else int(k),
+                    module=module,
+                    block=block,
+                    ratio=0.0 if k is None else _schedules.ratio(schedule, int(k), layout.size),
+                    size=whole // leaf.shape[0] if stacked else whole,
+                )
+            )
+    return rows
+
+
+def describe(
+    layers: _layers.Layers,
+    params: Any,
+    lambda_max: Union[float, optax.Schedule],
+    schedule: _schedules.Schedule = "linear",
+) -> str:
+    """The table a person reads before a run: module, layer, tensors, parameters and λ, and what θ0 will cost.
+
+    Args:
+      layers: as in `maps`.
+      params: parameters or `jax.ShapeDtypeStruct`s.
+      lambda_max: as in `maps`; of an optax schedule, its value at step 0 is shown.
+      schedule: as in `maps`.
+
+    Raises:
+      ValueError: as `strengths` does.
+
+    Examples:
+      >>> import maps_optax as mx, numpy as np
+      >>> params = {"vision": np.zeros((2, 500)), "bridge": np.zeros(70), "head": np.zeros(9)}
+      >>> print(mx.describe({"vision": np.array([1, 2]), "bridge": 3, "head": None}, params, lambda_max=2.0))
+      module  layer  tensors  parameters       λ
+      layer       1        1         500  2.0000
+      layer       2        1         500  1.0000
+      layer       3        1          70  0.0000
+      free                 1           9  0.0000
+      anchored: 1000 parameters in 1 of 3 leaves, 8.0 kB of θ0; free: 79 parameters
+    """
+    strengths = _strength.strengths(layers, params, lambda_max, schedule)  # validates λ_max
+    top = float(lambda_max(0) if callable(lambda_max) else lambda_max)
+    table: dict[tuple[float, str, str], list[Any]] = {}
+    for s in slices(layers, params, schedule):
+        key = (math.inf if s.position is None else s.position, s.module, s.block)
+        row = table.setdefault(key, [0, 0, top * s.ratio])
+        row[0] += 1
+        row[1] += s.size
+    rows = [("module", "layer", "tensors", "parameters", "λ")]
+    rows += [(m, b, str(n), str(size), f"{lam:.4f}") for (_, m, b), (n, size, lam) in sorted(table.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows
+    ]
+
+    flat = _tree.flatten(params)
+    kept = [leaf for leaf, lam in zip(flat.leaves, _tree.align(strengths, flat, "strengths")) if np.any(lam)]
+    numbers = [math.prod(leaf.shape) for leaf in kept]
+    bytes_ = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(numbers, kept))
+    total = sum(math.prod(leaf.shape) for leaf in flat.leaves)
+    lines.append(
+        f"anchored: {sum(numbers)} parameters in {len(kept)} of {len(flat.leaves)} leaves, {_bytes(bytes_)} of θ0; "
+        f"free: {total - sum(numbers)} parameters"
+    )
+    return "\n".join(lines)
+
+
+def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict[str, Any]:
+    """What MAPS did in the last step, as a flat dict of scalars; works under `jit`.
+
+    * ``drift/<layer>``: ‖θ − θ0‖ after the step, in the parameters' own unit;
+    * ``triggered/<layer>``: the share of the layer's tensors with c < 0;
+    * ``pull/<layer>``: the mean of λ·r over the layer's tensors, 0 where not triggered;
+    * ``drift``, ``triggered``, ``pull``: the same over everything anchored.
+
+    Args:
+      opt_state: any Optax state that holds states of `spd` or `maps`, however wrapped.
+      layers: the LayerStack that `maps` was given, to name and gather layers ``"dinov2/3"``. Without it each anchored
+        tensor is a layer of its own, named by its path, ``"path[i]"`` for slice i of a leaf that stacks layers.
+
+    Raises:
+      ValueError: no such state inside.
+
+    Examples:
+      >>> import jax.numpy as jnp, maps_optax as mx, optax
+      >>> state = mx.chain(optax.adam(1e-3), mx.spd(1.0)).init({"w": jnp.ones(2)})
+      >>> sorted(mx.metrics(state))
+      ['drift', 'drift/w', 'pull', 'pull/w', 'triggered', 'triggered/w']
+    """
+    found: list[_anchor.SPDState] = []
+
+    def collect(state: _anchor.SPDState) -> _anchor.SPDState:
+        found.append(state)
+        return state
+
+    _tree.replace_states(opt_state, (_anchor.SPDState,), collect)
+    groups: dict[str, list[tuple[Any, int]]] = {}
+    for state in found:
+        for i, name in enumerate(_names(state, layers)):
+            groups.setdefault(name, []).append((state, i))
+    out: dict[str, Any] = {}
+    for name, members in groups.items():
+        out[f"drift/{name}"] = jnp.sqrt(sum(s.drift[i] ** 2 for s, i in members))
+        out[f"triggered/{name}"] = sum(s.triggered[i] for s, i in members) / len(members)
+        out[f"pull/{name}"] = sum(s.pull[i] for s, i in members) / len(members)
+    tensors = max(sum(s.drift.shape[0] for s in found), 1)
+    out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2) for s in found))
+    out["triggered"] = sum(jnp.sum(s.triggered) for s in found) / tensors
+    out["pull"] = sum(jnp.sum(s.pull) for s in found) / tensors
+    return out
+
+
+def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> list[str]:
+    """A name for each entry of the state's packed vectors."""
+    anchor = state.anchor
+    if isinstance(anchor, _anchor.DetachedAnchor):
+        raise ValueError("metrics: the anchor is detached; call mx.attach_anchor(opt_state, pretrained) first.")
+    flat = _tree.flatten(anchor)
+    size = state.drift.shape[-1]
+    if layers is not None:
+        layout = layers.resolve(flat)
+        names = [
+            "/".join(filter(None, layout.names[int(k)]))
+            for p in layout.positions
+            for k in np.atleast_1d(p)  # type: ignore[arg-type]
+        ]
+        if len(names) != size:
+            raise ValueError(f"metrics: layers gives {len(names)} layers, the state has {size}; give maps' own.")
+        return names
+    return _by_path(state, flat)
+
+
+def _by_path(state: _anchor.SPDState, flat: _tree.Flat) -> list[str]:
+    paths = [_tree.name(p) for p in flat.paths]
+    if len(paths) == state.drift.shape[-1]:
+        return paths
+    if isinstance(state.leaf, jax.core.Tracer):
+        raise ValueError(
+            "metrics: under jit the names of stacked layers are not known; pass layers=, or call it outside jit."
+        )
+    leaves = np.asarray(state.leaf).reshape(-1, state.drift.shape[-1])[0]  # a vmapped state repeats it
+    first = {int(leaf): int(np.argmax(leaves == leaf)) for leaf in leaves}
+    counts = np.bincount(leaves)
+    return [
+        paths[leaf] if counts[leaf] == 1 else f"{paths[leaf]}[{i - first[int(leaf)]}]" for i, leaf in enumerate(leaves)
+    ]
+
+
+def _bytes(n: float) -> str:
+    power = min(int(math.log(max(n, 1), 1000)), 4)
+    return f"{n / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -1,0 +1,241 @@
+"""Where a leaf sits in the pretrained stack: ordered modules, each a table of path patterns."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+
+from maps_optax import _tree
+
+PLACES = ("first", "block", "stacked", "last")
+
+Position = Union[None, int, np.ndarray]
+Layers = Union["LayerStack", Callable[[Any], Any], Any]
+
+
+class Layout(NamedTuple):
+    """Every leaf's position in the stack, resolved for one tree.
+
+    Attributes:
+      positions: per leaf, in flattening order: k ≥ 1, an int array (n,) for a leaf that stacks n layers, or None.
+      size: |L|, the number of layers that the schedule spans.
+      names: k → (module, block) as a person reads them; the block is '' where the module is one layer.
+    """
+
+    positions: list[Position]
+    size: int
+    names: dict[int, tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStack:
+    r"""An ordered stack of pretrained modules, found in a parameter tree by path patterns.
+
+    A leaf's path is its keys joined by ``/`` (a dot inside a key counts as ``/`` too, so PyTorch names work as they
+    are). A pattern is a regular expression that must match from the start of some key: ``"blocks/"`` matches
+    ``"encoder/blocks/3/bias"`` but not ``"subblocks/3"``. Patterns are tried in the order given, the first match wins,
+    and each says the leaf's place in its module:
+
+    * ``"block"``: the pattern's one group is the block number, read as an integer (block 2 comes before block 10);
+    * ``"stacked"``: axis 0 of the leaf stacks the module's blocks, as ``nn.scan`` makes it;
+    * ``"first"`` and ``"last"``: the leaf belongs to the module's first or last layer (patch embedding, final norm).
+
+    A module without numbered blocks is one layer. A leaf that matches a `free` pattern has no pretrained value worth
+    keeping; free patterns win over the modules', but a free leaf of a module still tells how deep that module is, so
+    that freeing or freezing leaves does not move the others.
+
+    Attributes:
+      modules: name → {pattern: place}, in the order of the stack.
+      free: patterns of leaves that stay free (heads, adapters, projectors trained from scratch).
+      optional: the patterns, of either kind, that may match no leaf, because only some variants of a model have them.
+      tail: phantom layers counted behind the last one, which keep λ from reaching 0.
+
+    Raises:
+      ValueError: at construction, a malformed pattern or unknown place; when resolved, a leaf that no pattern matches
+        or a pattern that matches no leaf, by name.
+
+    Examples:
+      >>> import maps_optax as mx, numpy as np
+      >>> stack = mx.LayerStack(
+      ...     {"vision": {r"patch_embed/": "first", r"vit/block_(\d+)/": "block"}, "language": {r"llm/": "first"}},
+      ...     free=[r"head/"],
+      ... )
+      >>> w = np.zeros((2, 2))
+      >>> params = {"patch_embed": {"w": w}, "vit": {"block_2": {"w": w}, "block_10": {"w": w}},
+      ...           "llm": {"w": w}, "head": {"w": w}}
+      >>> strengths = mx.strengths(stack, params, lambda_max=1.0)
+      >>> strengths["patch_embed"], strengths["vit"], strengths["llm"]
+      ({'w': 1.0}, {'block_10': {'w': 0.5}, 'block_2': {'w': 1.0}}, {'w': 0.0})
+    """
+
+    modules: Mapping[str, Mapping[str, str]]
+    free: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    tail: int = 0
+
+    def __post_init__(self) -> None:
+        for module, rules in self.modules.items():
+            for pattern, place in rules.items():
+                if place not in PLACES:
+                    raise ValueError(f"LayerStack: {module!r}: place {place!r} is not one of {', '.join(PLACES)}.")
+                groups = _compile(pattern).groups
+                if place == "block" and groups != 1:
+                    raise ValueError(
+                        f"LayerStack: {module!r}: pattern {pattern!r} has {groups} groups; a 'block' pattern needs "
+                        r"exactly one, around the block number, such as (\d+); write the others as (?:...)."
+                    )
+        known = {p for rules in self.modules.values() for p in rules} | set(self.free)
+        for pattern in (*self.free, *self.optional):
+            _compile(pattern)
+        stray = [p for p in self.optional if p not in known]
+        if stray:
+            raise ValueError(f"LayerStack: optional names {stray[0]!r}, which is no pattern of this stack.")
+
+    def resolve(self, flat: _tree.Flat) -> Layout:
+        """The position of every leaf of a flattened tree."""
+        rules = [(m, p, place, _compile(p)) for m, table in self.modules.items() for p, place in table.items()]
+        free = [(p, _compile(p)) for p in self.free]
+        used: set[str] = set()
+        blocks: dict[str, set[int]] = {module: set() for module in self.modules}
+        present: set[str] = set()
+        found: list[Optional[tuple[str, str, int]]] = []  # module, place, block number or stacked length
+        unmatched = []
+
+        # Leaves masked out by an Optax wrapper still count for coverage and depth.
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in flat.leaves]
+        for path, shape in [*zip(flat.paths, shapes), *((m, None) for m in flat.masked)]:
+            text = "/".join(path).replace(".", "/")
+            is_free = False
+            for pattern, regex in free:
+                if regex.search(text):
+                    used.add(pattern)
+                    is_free = True
+            where = None
+            for module, pattern, place, regex in rules:
+                match = regex.search(text)
+                if match is None:
+                    continue
+                used.add(pattern)
+                number = 0
+                if place == "block":
+                    number = _integer(match.group(1), pattern, path)
+                    blocks[module].add(number)
+                elif place == "stacked" and shape is not None:
+                    if not shape:
+                        raise ValueError(
+                            f"leaf {_tree.name(path)!r} is a scalar, but pattern {pattern!r} says that its axis 0 "
+                            "stacks layers."
+                        )
+                    number = shape[0]
+                    blocks[module].update(range(number))
+                where = (module, place, number)
+                break
+            if shape is None:
+                continue
+            if where is None and not is_free:
+                unmatched.append(path)
+            if where is not None and not is_free:
+                present.add(where[0])
+            found.append(None if is_free else where)
+
+        if unmatched:
+            raise ValueError(
+                f"no rule of the LayerStack matches leaf {_tree._some(unmatched)}; add a pattern to one of the "
+                f"modules ({', '.join(self.modules)}) or name the leaf in free=."
+            )
+        idle = [
+            p for p in [*(p for p, _ in free), *(p for _, p, _, _ in rules)] if p not in used and p not in self.optional
+        ]
+        if idle and (flat.paths or flat.masked):
+            raise ValueError(
+                f"rule {idle[0]!r} of the LayerStack matches no leaf; correct the pattern, or list it in optional=."
+            )
+        return self._number(found, blocks, present)
+
+    def _number(
+        self,
+        found: list[Optional[tuple[str, str, int]]],
+        blocks: dict[str, set[int]],
+        present: set[str],
+    ) -> Layout:
+        index: dict[str, dict[int, int]] = {}
+        spans: dict[str, tuple[int, int]] = {}
+        names: dict[int, tuple[str, str]] = {}
+        size = 0
+        for module in self.modules:
+            numbers = sorted(blocks[module])
+            if not numbers and module not in present:
+                continue
+            labels = [str(n) for n in numbers] or [""]
+            spans[module] = (size + 1, size + len(labels))
+            index[module] = {n: size + 1 + i for i, n in enumerate(numbers)}
+            names.update({size + 1 + i: (module, label) for i, label in enumerate(labels)})
+            size += len(labels)
+
+        def position(where: Optional[tuple[str, str, int]]) -> Position:
+            if where is None:
+                return None
+            module, place, number = where
+            if place == "stacked":
+                return np.asarray([index[module][i] for i in range(number)], dtype=np.int64)
+            if place == "block":
+                return index[module][number]
+            return spans[module][0 if place == "first" else 1]
+
+        return Layout([position(w) for w in found], size + self.tail, names)
+
+
+def resolve(layers: Layers, params: Any) -> tuple[_tree.Flat, Layout]:
+    """The layout of `params` under a LayerStack, a callable `params -> positions`, or a pytree of positions.
+
+    Raises:
+      ValueError: the tree does not align with params, or a position is not an int ≥ 1, an int array with one entry per
+        slice of axis 0, or None.
+    """
+    flat = _tree.flatten(params)
+    if isinstance(layers, LayerStack):
+        return flat, layers.resolve(flat)
+    if not flat.paths:  # `optax.tree_utils.tree_map_params` calls init with an empty placeholder
+        return flat, Layout([], 0, {})
+    tree = layers(params) if callable(layers) else layers
+    values = _tree.align(tree, flat, "layers (the positions)")
+    positions = [_position(v, p, leaf) for v, p, leaf in zip(values, flat.paths, flat.leaves)]
+    numbers = sorted({int(k) for p in positions if p is not None for k in np.atleast_1d(p)})
+    names = {k: ("layer", str(k)) for k in numbers}
+    return flat, Layout(positions, numbers[-1] if numbers else 0, names)
+
+
+def _position(value: Any, path: _tree.Path, leaf: Any) -> Position:
+    if value is None or _tree.is_masked(value):
+        return None
+    array = np.asarray(value)
+    shape = tuple(getattr(leaf, "shape", ()))
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or (array < 1).any():
+        raise ValueError(
+            f"position of leaf {_tree.name(path)!r} is {value!r}; give an int k >= 1, a 1-D int array with one "
+            "position per slice of axis 0, or None."
+        )
+    if array.ndim == 1 and shape[:1] != array.shape:
+        raise ValueError(
+            f"position of leaf {_tree.name(path)!r} has {array.shape[0]} entries, but the leaf's shape is {shape}; "
+            "give one per slice of axis 0."
+        )
+    return int(array) if array.ndim == 0 else array.astype(np.int64)
+
+
+def _compile(pattern: str) -> "re.Pattern[str]":
+    try:
+        return re.compile(r"(?:^|(?<=/))(?:" + pattern + ")")
+    except re.error as error:
+        raise ValueError(f"LayerStack: pattern {pattern!r} is no regular expression: {error}.") from None
+
+
+def _integer(text: str, pattern: str, path: _tree.Path) -> int:
+    if not text.isdigit():
+        raise ValueError(
+            f"pattern {pattern!r} reads block number {text!r} from leaf {_tree.name(path)!r}; its group must match "
+            "digits only."
+        )
+    return int(text)

@@ -1,0 +1,380 @@
+r"""Selective Projection Decay: pull a layer back to θ0 when the gradient no longer wants it to move away.
+
+.. math::
+
+  \tilde\theta_t &= \theta_{t-1} + u_t \\
+  c_t &= -\langle g_t, \theta_{t-1} - \theta_0 \rangle \\
+  r_t &= \max(\gamma_t - \gamma_{t-1}, 0) / \gamma_t, \qquad
+    \gamma_t = \|\tilde\theta_t - \theta_0\|,\ \gamma_{t-1} = \|\theta_{t-1} - \theta_0\| \\
+  \theta_t &= \tilde\theta_t - \lambda r_t (\tilde\theta_t - \theta_0) \ \text{ if } c_t < 0,
+    \text{ else } \tilde\theta_t
+
+with u_t the update of the optimizer before it and g_t the raw gradient. One c and one r per layer: a tensor, or a
+slice along axis 0 of a leaf that stacks layers.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from maps_optax import _anchor, _strength, _tree
+
+_NORMS = ("l2", "mars")
+_CRITERIA = ("auto", "gradient")
+# The released code's floor of an L1 norm; it decides r where a displacement is tiny.
+_MARS_FLOOR = 1e-8
+
+ESTIMATE_WARNING = (
+    "maps_optax estimates the trigger sign from the update, because `update` received no gradient. For the exact "
+    "criterion build the optimizer with mx.chain(...) in place of optax.chain(...), or pass grad= to update."
+)
+
+
+def spd(
+    strength: _strength.Strength,
+    *,
+    anchor: Any = None,
+    anchor_dtype: Any = None,
+    anchor_memory_kind: Optional[str] = None,
+    norm: str = "l2",
+    max_pull: Optional[float] = None,
+    b1: float = 0.9,
+    criterion: str = "auto",
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Selective Projection Decay, placed after the optimizer that makes the step.
+
+    .. math::
+
+      \theta_t = \tilde\theta_t - \lambda r_t (\tilde\theta_t - \theta_0) \ \text{ if }
+      \langle g_t, \theta_{t-1} - \theta_0 \rangle > 0, \qquad
+      r_t = \frac{\max(\gamma_t - \gamma_{t-1}, 0)}{\gamma_t},\
+      \gamma_t = \|\tilde\theta_t - \theta_0\|_2
+
+    λ = 0 leaves the optimizer as it is, λ < 1 lets the radius grow more slowly, λ = 1 keeps it at γ_{t−1}, λ > 1
+    shrinks it (λ·r may exceed 1, as published; `max_pull` caps it).
+
+    The criterion needs the raw gradient g_t. It is exact within `mx.chain`, or where `update` is given ``grad=``. With
+    neither, as under plain `optax.chain`, momentum is taken out of the update u_t: with d = θ_{t−1} − θ0, the sign of
+    (1 − b1^t)⟨u_t, d⟩ − b1(1 − b1^{t−1})⟨u_{t−1}, d⟩ stands for that of c_t. That is an estimate, assumes momentum
+    `b1` as Adam has it, and warns once. (u_t itself in place of −g_t would make this a no-op: an update that points
+    home does not lengthen the displacement, so r ≈ 0 wherever it triggers.)
+
+    Statistics are float32, or float64 for float64 parameters, whatever the parameters' dtype; the update keeps its
+    dtype. NaN and inf gradients never trigger, and the anchor never changes.
+
+    Args:
+      strength: λ ≥ 0 as a number, a pytree shaped like params of numbers and 1-D arrays, or a callable
+        `params -> such a pytree`. A number treats the leaf as one tensor; a 1-D array of length n says that axis 0
+        stacks n layers, each with its own λ, c and r. 0 or None: the leaf is free, and no anchor is kept for it.
+      anchor: θ0, a pytree like params; by default a copy of the params that `init` sees.
+      anchor_dtype: dtype to keep θ0 in, by default its parameter's. bfloat16 is lossless only if θ0 was released so.
+      anchor_memory_kind: ``"pinned_host"`` keeps θ0 in host memory, where the backend has it.
+      norm: ``"l2"``, or ``"mars"``, the released code's ratio of L1 norms per row (axis 0 of the layer's tensor), with
+        1e-8 added to each norm.
+      max_pull: upper bound of λ·r; 1.0 never carries a layer past θ0. Default None, as published.
+      b1: the momentum of the optimizer before, used by the estimate only.
+      criterion: ``"auto"`` estimates where there is no gradient; ``"gradient"`` makes that an error.
+      axis_name: mesh axis or axes over which to sum the statistics inside `shard_map` (or `pmap`). r and the trigger
+        are exact whether or not a leaf is split over them; the reported drift of a leaf that is replicated over them
+        counts each copy.
+
+    Returns:
+      A transformation whose state is an `SPDState`. Its `update` takes ``grad=`` as an extra argument.
+
+    Raises:
+      ValueError: bad options now; at `init`, a λ that is negative, non-finite or of the wrong length, a tree that does
+        not match, an integer leaf with λ ≠ 0; at `update`, missing params or, with ``criterion="gradient"``, gradient.
+
+    References:
+      Tian et al., Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models, NeurIPS 2024
+      (arXiv 2411.01713); Huang et al., MAPS, arXiv 2511.19878, section 3.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, maps_optax as mx, optax
+      >>> tx = mx.chain(optax.adam(0.1), mx.spd(1.0))
+      >>> params = {"w": jnp.zeros(2)}
+      >>> state = tx.init(params)
+      >>> for target in (1.0, 1.0, -1.0):  # the last gradient asks to go back
+      ...     grads = jax.grad(lambda p: jnp.sum((p["w"] - target) ** 2))(params)
+      ...     updates, state = tx.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> mx.metrics(state)["triggered"].item()
+      1.0
+    """
+    return selective_projection(
+        lambda params: strength(params) if callable(strength) else strength,
+        None,
+        "mx.spd",
+        anchor=anchor,
+        anchor_dtype=anchor_dtype,
+        anchor_memory_kind=anchor_memory_kind,
+        norm=norm,
+        max_pull=max_pull,
+        b1=b1,
+        criterion=criterion,
+        axis_name=axis_name,
+    )
+
+
+class _Sums(NamedTuple):
+    """Inner products over each layer, or each row of it, with d = θ − θ0 before the step: arrays (n, rows)."""
+
+    dd: jax.Array  # ‖d‖²
+    growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
+    sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ‖u‖²
+    l1: Optional[jax.Array]  # Σ|d + u|, for "mars"
+    l1_growth: Optional[jax.Array]  # Σ(|d + u| − |d|), for "mars"
+
+
+def selective_projection(
+    strength: Callable[[Any], Any],
+    scale: Optional[Callable[[jax.Array], Any]],
+    who: str,
+    *,
+    anchor: Any = None,
+    anchor_dtype: Any = None,
+    anchor_memory_kind: Optional[str] = None,
+    norm: str = "l2",
+    max_pull: Any = None,
+    b1: Any = 0.9,
+    criterion: str = "auto",
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """What `spd` and `maps` share: λ of a leaf at step t is strength(params) · scale(t). Options as in `spd`."""
+    if norm not in _NORMS:
+        raise ValueError(f"{who}: norm is {norm!r}; use one of {', '.join(_NORMS)}.")
+    if criterion not in _CRITERIA:
+        raise ValueError(f"{who}: criterion is {criterion!r}; use one of {', '.join(_CRITERIA)}.")
+    if norm == "mars" and axis_name is not None:
+        raise ValueError(f"{who}: norm='mars' needs whole rows, which axis_name may split; use norm='l2'.")
+    if anchor_dtype is not None and not jnp.issubdtype(anchor_dtype, jnp.floating):
+        raise ValueError(f"{who}: anchor_dtype is {anchor_dtype}; it must be a floating-point dtype.")
+    if isinstance(max_pull, (int, float)) and not max_pull >= 0:
+        raise ValueError(f"{who}: max_pull is {max_pull}; it must not be negative.")
+    if isinstance(b1, (int, float)) and not 0 <= b1 < 1:
+        raise ValueError(f"{who}: b1 is {b1}; it must be in [0, 1).")
+    warned = False
+
+    def strengths_now(anchored: list[_strength.Anchored], count: Any) -> jax.Array:
+        parts = [jnp.atleast_1d(jnp.asarray(a.strength, _stat_dtype())) for a in anchored]
+        vector = jnp.concatenate(parts) if parts else jnp.zeros((0,), _stat_dtype())
+        return vector if scale is None else vector * jnp.asarray(scale(count), _stat_dtype())
+
+    def init(params: Any) -> _anchor.SPDState:
+        flat = _tree.flatten(params)
+        anchored = _strength.plan(strength, flat, params, who)
+        theta0 = _anchor.init(flat, [a.leaf for a in anchored], anchor, anchor_dtype, anchor_memory_kind, who)
+        count = jnp.zeros((), jnp.int32)
+        now = strengths_now(anchored, count)
+        zeros = [jnp.zeros(now.shape, now.dtype) for _ in range(4)]  # apart, so that none is donated twice
+        leaf = np.repeat(np.arange(len(anchored), dtype=np.int32), [a.layers or 1 for a in anchored])
+        return _anchor.SPDState(count, theta0, jnp.asarray(leaf), now, *zeros)
+
+    def update(
+        updates: Any, state: _anchor.SPDState, params: Any = None, *, grad: Any = None, **extra_args: Any
+    ) -> tuple[Any, _anchor.SPDState]:
+        nonlocal warned
+        del extra_args
+        if params is None:
+            raise ValueError(f"{who} needs the current parameters; call tx.update(grads, opt_state, params).")
+        if isinstance(state.anchor, _anchor.DetachedAnchor):
+            raise ValueError(f"{who}: the anchor is detached; call mx.attach_anchor(opt_state, pretrained) first.")
+        flat = _tree.flatten(params)
+        anchored = _strength.plan(strength, flat, params, who)
+        steps = _tree.align(updates, flat, f"{who}: updates")
+        anchors = _tree.align(state.anchor, flat, f"{who}: the state's anchor")
+        _check_layout(flat, anchored, anchors, state, who)
+        if grad is None and anchored:
+            if criterion == "gradient":
+                raise ValueError(
+                    f"{who}: criterion='gradient' but update received no gradient; use mx.chain, or pass grad=."
+                )
+            if not warned:
+                warned = True
+                warnings.warn(ESTIMATE_WARNING, stacklevel=2)
+        grads = [None] * len(steps) if grad is None else _tree.align(grad, flat, f"{who}: grad")
+
+        layers = []
+        for a in anchored:
+            theta0 = anchors[a.leaf] if anchor_memory_kind is None else _anchor.on_device(anchors[a.leaf])
+            layers.append(_layer(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
+        count = state.count + 1
+        now = strengths_now(anchored, state.count)
+        sums = [_sums(layer, norm) for layer in layers]
+        if axis_name is not None:
+            sums = _psum(sums, axis_name)
+
+        if norm == "l2":  # every layer has one row: all scalars in one vector
+            groups = [_concatenate(sums)] if sums else []
+            strength_of, carry_of = [now], [state.carry]
+        else:
+            groups = sums
+            splits = np.cumsum([s.dd.shape[0] for s in sums])[:-1]
+            strength_of, carry_of = jnp.split(now, splits), jnp.split(state.carry, splits)
+        decided = [
+            _decide(s, lam, carry, count, grad is not None, max_pull, b1)
+            for s, lam, carry in zip(groups, strength_of, carry_of)
+        ]
+        pulls = [d.pull for d in decided]
+        if norm == "l2" and decided:
+            pulls = jnp.split(pulls[0], np.cumsum([s.dd.shape[0] for s in sums])[:-1])
+
+        for a, layer, pull in zip(anchored, layers, pulls):
+            steps[a.leaf] = _project(layer, pull, steps[a.leaf].dtype)
+        new_state = state._replace(count=count, strength=now)
+        if decided:
+            new_state = new_state._replace(
+                carry=jnp.concatenate([d.carry for d in decided]),
+                drift=jnp.concatenate([d.drift for d in decided]),
+                triggered=jnp.concatenate([d.triggered for d in decided]),
+                pull=jnp.concatenate([d.pull.mean(axis=1) for d in decided]),
+            )
+        return _tree.unflatten(flat, steps), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Layer(NamedTuple):
+    """One anchored leaf, widened: displacement before the step, update, gradient, and which axes are kept apart."""
+
+    d: jax.Array
+    u: jax.Array
+    g: Optional[jax.Array]
+    stacked: bool
+    rows: bool
+
+
+def _layer(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> _Layer:
+    dtype = jnp.promote_types(jnp.promote_types(theta.dtype, u.dtype), jnp.float32)
+    d = theta.astype(dtype) - theta0.astype(dtype)
+    stacked = a.layers is not None
+    rows = norm == "mars" and d.ndim - stacked >= 2
+    return _Layer(d, u.astype(dtype), None if g is None else g.astype(dtype), stacked, rows)
+
+
+def _sums(layer: _Layer, norm: str) -> _Sums:
+    d, u, g = layer.d, layer.u, layer.g
+    kept = layer.stacked + layer.rows
+    axes = tuple(range(kept, d.ndim))
+    shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
+
+    def total(x: jax.Array) -> jax.Array:
+        x = jnp.sum(x, axis=axes)
+        return (_crossed(x) if layer.stacked else x).reshape(shape).astype(_stat_dtype())
+
+    return _Sums(
+        dd=total(d * d),
+        growth=total(u * (d + d + u)),
+        sign=total(u * u) if g is None else total(g * d),
+        l1=total(jnp.abs(d + u)) if norm == "mars" else None,
+        l1_growth=total(jnp.abs(d + u) - jnp.abs(d)) if norm == "mars" else None,
+    )
+
+
+def _crossed(x: jax.Array) -> jax.Array:
+    """`x`, summed against the identity over axis 0, the axis of stacked layers.
+
+    Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
+    statistics: on the way in, the sum becomes part of the all-reduce that they share, and on the way out a local
+    slice, instead of an all-gather and a permutation per leaf.
+    """
+    eye = jnp.eye(x.shape[0], dtype=bool).reshape(x.shape[:1] * 2 + (1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(eye, x[:, None], 0), axis=0)
+
+
+class _Decision(NamedTuple):
+    pull: jax.Array  # λ·r where triggered, (n, rows)
+    carry: jax.Array  # ⟨u, θ_t − θ0⟩, (n,)
+    drift: jax.Array  # ‖θ_t − θ0‖, (n,)
+    triggered: jax.Array  # (n,)
+
+
+def _decide(
+    s: _Sums, strength: jax.Array, carry: jax.Array, count: jax.Array, exact: bool, max_pull: Any, b1: Any
+) -> _Decision:
+    """All of the step's scalars, for n layers at once."""
+    if exact:
+        ud = jnp.zeros_like(s.dd)
+        triggered = s.sign.sum(axis=1) > 0  # c < 0; False for NaN
+    else:
+        ud = 0.5 * (s.growth - s.sign)
+        power = jnp.asarray(b1, _stat_dtype()) ** count.astype(_stat_dtype())
+        # (1 − b1^t)⟨u_t, d⟩ − b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a positive multiple of the estimate of c
+        triggered = (1 - power) * ud.sum(axis=1) - (b1 - power) * carry < 0
+    if s.l1 is None or s.l1_growth is None:
+        growth = jnp.maximum(s.growth, 0)
+        # (γ_t − γ_{t−1})/γ_t = (γ_t² − γ_{t−1}²) / (γ_t (γ_t + γ_{t−1})), which does not cancel
+        radius = jnp.sqrt(s.dd + growth)
+        r = growth / (radius * (radius + jnp.sqrt(s.dd)))
+    else:
+        r = s.l1_growth / (s.l1 + _MARS_FLOOR)
+    # 0/0 at d = u = 0, and what NaN and inf updates make of r, is no pull.
+    r = jnp.where(r > 0, jnp.minimum(r, 1), 0)
+    pull = jnp.where(triggered[:, None], strength[:, None] * r, 0)
+    if max_pull is not None:
+        pull = jnp.minimum(pull, max_pull)
+    squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
+    return _Decision(
+        pull=pull,
+        carry=jnp.zeros_like(carry) if exact else ((1 - pull) * (ud + s.sign)).sum(axis=1),
+        drift=jnp.sqrt(squared.sum(axis=1)),
+        triggered=triggered.astype(_stat_dtype()),
+    )
+
+
+def _project(layer: _Layer, pull: jax.Array, dtype: Any) -> jax.Array:
+    """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
+    d, u = layer.d, layer.u
+    shape = [1] * d.ndim
+    if layer.stacked:
+        shape[0] = d.shape[0]
+    if layer.rows:
+        shape[int(layer.stacked)] = d.shape[int(layer.stacked)]
+    pull = (_crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
+    return jnp.where(pull > 0, u - pull * (d + u), u).astype(dtype)
+
+
+def _concatenate(sums: list[_Sums]) -> _Sums:
+    return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *sums)
+
+
+def _psum(sums: list[_Sums], axis_name: Any) -> list[_Sums]:
+    """The sums of all layers in one all-reduce."""
+    leaves, treedef = jax.tree_util.tree_flatten(sums)
+    if not leaves:
+        return sums
+    flat = jax.lax.psum(jnp.concatenate([x.reshape(-1) for x in leaves]), axis_name)
+    parts = jnp.split(flat, np.cumsum([math.prod(x.shape) for x in leaves])[:-1])
+    return jax.tree_util.tree_unflatten(treedef, [p.reshape(x.shape) for p, x in zip(parts, leaves)])
+
+
+def _stat_dtype() -> Any:
+    return jnp.asarray(0.0).dtype  # float32, or float64 where JAX is told to use it
+
+
+def _check_layout(
+    flat: _tree.Flat, anchored: list[_strength.Anchored], anchors: list[Any], state: _anchor.SPDState, who: str
+) -> None:
+    wanted = {a.leaf for a in anchored}
+    for i, (path, leaf, theta0) in enumerate(zip(flat.paths, flat.leaves, anchors)):
+        if _tree.is_masked(theta0) == (i in wanted):
+            was = "free" if _tree.is_masked(theta0) else "anchored"
+            raise ValueError(f"{who}: leaf {_tree.name(path)!r} was {was} at init and is not now; call init again.")
+        if i in wanted and tuple(theta0.shape) != tuple(leaf.shape):
+            raise ValueError(
+                f"{who}: leaf {_tree.name(path)!r} has shape {tuple(leaf.shape)}, but its anchor has "
+                f"{tuple(theta0.shape)}; this state belongs to other parameters."
+            )
+    size = sum(a.layers or 1 for a in anchored)
+    if state.strength.shape != (size,):
+        raise ValueError(
+            f"{who}: the parameters have {size} layers, but the state {state.strength.shape[0]}; call init again "
+            "(inside shard_map, the axis that stacks layers must not be split)."
+        )

@@ -1,0 +1,121 @@
+"""Leaves by path: how every part of the library finds a leaf in a tree of any container type.
+
+A path is the tuple of a leaf's keys as strings, whatever the container (dict, list, tuple, dataclass,
+FrozenDict, `nnx.State`), so two trees align by name even where their containers differ.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+Path = tuple[str, ...]
+
+
+class Flat(NamedTuple):
+    """A flattened tree: its leaves with their paths, its structure, and the subtrees masked out of it."""
+
+    paths: list[Path]
+    leaves: list[Any]
+    treedef: Any
+    masked: list[Path]
+
+
+def is_masked(node: object) -> bool:
+    """Whether `node` is the placeholder that `optax.masked` and `multi_transform` put for a leaf."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def flatten(tree: Any) -> Flat:
+    """Flattens `tree`, keeping apart the places that Optax's wrappers masked out."""
+    paths, leaves, masked = [], [], []
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]:
+        if is_masked(leaf):
+            masked.append(_path(keys))
+        else:
+            paths.append(_path(keys))
+            leaves.append(leaf)
+    return Flat(paths, leaves, jax.tree_util.tree_structure(tree), masked)
+
+
+def name(path: Path) -> str:
+    """'a/b/c' for messages; the empty path is a tree that is one array."""
+    return "/".join(path) or "<the only leaf>"
+
+
+def align(tree: Any, flat: Flat, what: str) -> list[Any]:
+    """The leaves of `tree` in the order of `flat`, matched by path.
+
+    `None` and `MaskedNode` count as leaves of `tree`, so they can say "nothing here". Leaves of `tree` under a
+    place that is masked out of `flat` are passed over: Optax's wrappers hand on extra arguments unmasked.
+
+    Raises:
+      ValueError: a leaf on one side has no partner on the other.
+    """
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None or is_masked(x))[0]
+    found = {_path(keys): leaf for keys, leaf in pairs}
+    missing = [p for p in flat.paths if p not in found]
+    if missing:
+        raise ValueError(f"{what} has no leaf {_some(missing)}, which params have; give it the same tree as params.")
+    known = set(flat.paths)
+    extra = [
+        p
+        for p, leaf in found.items()
+        if p not in known
+        and not is_masked(leaf)
+        and not any(p[: len(m)] == m for m in flat.masked)
+        and leaf is not None
+    ]
+    if extra:
+        raise ValueError(f"{what} has a leaf {_some(extra)}, which params have not; give it the same tree as params.")
+    return [found[p] for p in flat.paths]
+
+
+def unflatten(flat: Flat, leaves: Sequence[Any]) -> Any:
+    """The inverse of `flatten` with other leaves (`MaskedNode` where a leaf has none)."""
+    return jax.tree_util.tree_unflatten(flat.treedef, list(leaves))
+
+
+def replace_states(tree: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    """`tree` with `change` applied to every state of the given kinds, wherever wrappers have nested it.
+
+    Raises:
+      ValueError: there is none.
+    """
+    count = 0
+
+    def visit(node: Any) -> Any:
+        nonlocal count
+        if not isinstance(node, kinds):
+            return node
+        count += 1
+        return change(node)
+
+    changed = jax.tree_util.tree_map(visit, tree, is_leaf=lambda x: isinstance(x, kinds))
+    if not count:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f"this optimizer state holds no {names}; build the optimizer with mx.maps, mx.spd or mx.l2_sp."
+        )
+    return changed
+
+
+def _path(keys: Sequence[Any]) -> Path:
+    names = [_key(k) for k in keys]
+    # An `nnx.State` ends each path with the attribute that holds the array, which no user wrote.
+    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and names[-1] in ("value", "raw_value"):
+        names.pop()
+    return tuple(names)
+
+
+def _key(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _some(paths: Sequence[Path]) -> str:
+    shown = ", ".join(repr(name(p)) for p in paths[:3])
+    return shown if len(paths) <= 3 else f"{shown} and {len(paths) - 3} more"
