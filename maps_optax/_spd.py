@@ -128,7 +128,7 @@ class _Sums(NamedTuple):
 
     dd: jax.Array  # ‖d‖²
     growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
-    sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ‖u‖²
+    sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ⟨u, d⟩
     l1: Optional[jax.Array]  # Σ|d + u|, for "mars"
     l1_growth: Optional[jax.Array]  # Σ(|d + u| − |d|), for "mars"
 
@@ -272,7 +272,7 @@ def _sums(layer: _Layer, norm: str) -> _Sums:
     return _Sums(
         dd=total(d * d),
         growth=total(u * (d + d + u)),
-        sign=total(u * u) if g is None else total(g * d),
+        sign=total((u if g is None else g) * d),
         l1=total(jnp.abs(d + u)) if norm == "mars" else None,
         l1_growth=total(jnp.abs(d + u) - jnp.abs(d)) if norm == "mars" else None,
     )
@@ -291,7 +291,7 @@ def _crossed(x: jax.Array) -> jax.Array:
 
 class _Decision(NamedTuple):
     pull: jax.Array  # λ·r where triggered, (n, rows)
-    carry: jax.Array  # ⟨u, θ_t − θ0⟩, (n,)
+    carry: jax.Array  # ⟨u, θ_t − θ0⟩ = (1 − λr)(⟨u, d⟩ + ‖u‖²), (n,)
     drift: jax.Array  # ‖θ_t − θ0‖, (n,)
     triggered: jax.Array  # (n,)
 
@@ -301,13 +301,11 @@ def _decide(
 ) -> _Decision:
     """All of the step's scalars, for n layers at once."""
     if exact:
-        ud = jnp.zeros_like(s.dd)
         triggered = s.sign.sum(axis=1) > 0  # c < 0; False for NaN
     else:
-        ud = 0.5 * (s.growth - s.sign)
         power = jnp.asarray(b1, _stat_dtype()) ** count.astype(_stat_dtype())
         # (1 − b1^t)⟨u_t, d⟩ − b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a positive multiple of the estimate of c
-        triggered = (1 - power) * ud.sum(axis=1) - (b1 - power) * carry < 0
+        triggered = (1 - power) * s.sign.sum(axis=1) - (b1 - power) * carry < 0
     if s.l1 is None or s.l1_growth is None:
         growth = jnp.maximum(s.growth, 0)
         # (γ_t − γ_{t−1})/γ_t = (γ_t² − γ_{t−1}²) / (γ_t (γ_t + γ_{t−1})), which does not cancel
@@ -323,7 +321,7 @@ def _decide(
     squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
     return _Decision(
         pull=pull,
-        carry=jnp.zeros_like(carry) if exact else ((1 - pull) * (ud + s.sign)).sum(axis=1),
+        carry=jnp.zeros_like(carry) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=jnp.sqrt(squared.sum(axis=1)),
         triggered=triggered.astype(_stat_dtype()),
     )

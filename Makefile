@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+
+.PHONY: demo test lint install clean
+
+demo: $(VENV)/installed
+	$(BIN)/maps-vla demo
+
+test: $(VENV)/installed $(LOWEST)/installed lint
+	$(BIN)/python -m pytest
+	PYTHONPATH=. $(LOWEST)/bin/python -m pytest tests/maps_optax -q
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[vla,sim,dev]'
+	touch $@
+
+# The oldest versions that the core promises to run on; Octo's own.
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q --upgrade pip
+	$(LOWEST)/bin/python -m pip install -q -r constraints-lowest.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache
