@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed $(LOWEST)/installed lint
 	$(BIN)/python -m pytest
-	PYTHONPATH=. $(LOWEST)/bin/python -m pytest tests/maps_optax -q
+	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,172 @@
+"""The console command `maps-vla`: one subcommand, one function.
+
+Only the subcommand that needs a heavy library imports it. Errors a user can act on are one line on stderr (options
+that do not parse: tyro's explanation) and exit code 2; MAPS_VLA_DEBUG=1 shows their traceback. Exit codes 143 and 130:
+stopped by SIGTERM or Ctrl-C after saving.
+"""
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What bad input raises throughout; anything else is a bug and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+      summary: one line for `maps-vla --help`.
+      options: "module:dataclass", whose docstrings are its `--help`.
+      run: the function that does it; returns the exit code.
+    """
+
+    summary: str
+    options: str
+    run: Callable[[Any], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectConfig:
+    """Shows which tensor is held how strongly, before any training: module, layer, leaves, parameters, strength.
+
+    maps-vla inspect --model tiny --lambda-max 3.2 --schedule linear
+    """
+
+    model: str = "tiny"
+    """Name of the model's configuration."""
+    lambda_max: float = 3.2
+    """Strength at the first layer of the stack."""
+    schedule: str = "linear"
+    """linear, cosine, constant, exponential or step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotConfig:
+    """Draws how far every pretrained tensor moved along the stack, runs beside each other.
+
+    maps-vla plot --runs runs/adam runs/maps --out drift.png
+    """
+
+    runs: tuple[str, ...]
+    """Run directories of finetune, in the order of the panels."""
+    out: str = "drift.png"
+    """The figure; its ending chooses the format."""
+
+
+def inspect(config: InspectConfig) -> int:
+    """Prints the table of strengths."""
+    import maps_optax as mx
+    from octo_integration.train.setup import model_shapes
+
+    shapes = model_shapes(config.model)
+    print(mx.describe(mx.presets.vla(), shapes, config.lambda_max, config.schedule))
+    return 0
+
+
+def finetune(config: Any) -> int:
+    """Fine-tunes, or resumes."""
+    from octo_integration.train import loop
+
+    outcome = loop.finetune(config)
+    if outcome.signal is not None:
+        print(f"stopped by signal {outcome.signal} at step {outcome.step}, saved; the same command resumes it.")
+        return 128 + outcome.signal
+    for split, error in outcome.errors.items():
+        print(f"action error on {split}: {error.l1:.4f} ± {error.se:.4f} (normalised L1, {error.episodes} episodes)")
+    print(f"done: {config.out} at step {outcome.step}")
+    return 0
+
+
+def plot(config: PlotConfig) -> int:
+    """Draws the drift figure."""
+    from octo_integration.plot import plot_drift
+
+    plot_drift([Path(run) for run in config.runs], Path(config.out))
+    print(config.out)
+    return 0
+
+
+def demo(config: Any) -> int:
+    """Compares Adam and MAPS on the shipped data."""
+    from octo_integration.train.demo import demo as run
+
+    return run(config)
+
+
+HERE = "octo_integration"
+COMMANDS: dict[str, Command] = {
+    "inspect": Command(
+        "show the strength of every layer of a model, before any training", f"{HERE}.cli:InspectConfig", inspect
+    ),
+    "finetune": Command(
+        "fine-tune a model on RLDS demonstrations, or resume", f"{HERE}.config:FinetuneConfig", finetune
+    ),
+    "plot": Command("draw the drift of runs along the stack", f"{HERE}.cli:PlotConfig", plot),
+    "demo": Command(
+        "compare Adam and MAPS on the shipped data in a few minutes", f"{HERE}.train.demo:DemoConfig", demo
+    ),
+}
+
+
+def usage() -> str:
+    """What `maps-vla --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: maps-vla COMMAND [OPTIONS]",
+            "",
+            "Fine-tunes vision-language-action models with MAPS, which holds early layers near the pretrained weights.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "maps-vla COMMAND --help explains every option of a command.",
+            "Set MAPS_VLA_DEBUG=1 to see the traceback behind an error.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the subcommand that `arguments` (default: those of the process) name; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else BAD_INPUT
+    name, *options = arguments
+    if name not in COMMANDS:
+        print(f"maps-vla: there is no command {name!r}; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return BAD_INPUT
+    command = COMMANDS[name]
+    try:
+        return command.run(_parse(name, command, options))
+    except KeyboardInterrupt:
+        print(f"maps-vla {name}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except USER_ERRORS as error:
+        if os.environ.get("MAPS_VLA_DEBUG") == "1":
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"maps-vla {name}: {text}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parse(name: str, command: Command, options: list[str]) -> Any:
+    import tyro
+
+    module, _, attribute = command.options.partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    return tyro.cli(cls, args=options, prog=f"maps-vla {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

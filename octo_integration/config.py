@@ -1,0 +1,207 @@
+"""Every option of a fine-tuning run in one frozen dataclass tree, and its JSON form.
+
+Launch command of the defaults (the shipped `tiny` model on the shipped Meta-World demonstrations, with MAPS):
+
+    maps-vla finetune --out runs/tiny-maps
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from octo_integration.data import DataConfig
+
+Method = Literal["maps", "adam", "l2_sp"]
+Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
+T = typing.TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a warmup-cosine learning rate, after clipping by the global gradient norm.
+
+    maps-vla finetune --optimizer.lr 5e-5 --optimizer.steps 50000 --optimizer.warmup 1000
+    """
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    warmup: int = 30
+    """Optimizer steps of linear warmup from 0."""
+    steps: int = 600
+    """Optimizer steps of the whole run; the learning rate falls to a tenth of its peak at the last one."""
+    clip: float = 1.0
+    """Largest global norm of the gradient; larger gradients are scaled down to it."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only (kernels and embeddings)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates of the first and second moment."""
+    accumulate: int = 1
+    """Batches averaged into one optimizer step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MapsConfig:
+    """How the weights are held near the pretrained ones.
+
+    maps-vla finetune --maps.method maps --maps.lambda-max 3.2 --maps.schedule linear
+    """
+
+    method: Method = "maps"
+    """maps: module-wise proximity scheduling; adam: nothing holds them; l2_sp: a pull of constant strength."""
+    lambda_max: float = 3.2
+    """Strength at the first layer of the stack (method l2_sp: at every layer). 0 is plain AdamW."""
+    schedule: Schedule = "linear"
+    """How the strength falls along the stack (maps only)."""
+    anchor_dtype: Literal["float32", "bfloat16"] | None = None
+    """Storage of the pretrained copy; bfloat16 halves it but is exact only for weights released in bfloat16."""
+    max_pull: float | None = None
+    """Cap on the strength times the growth ratio; 1.0 never pulls past the pretrained weights. None: as published."""
+    criterion: Literal["auto", "gradient"] = "gradient"
+    """gradient: the exact test; auto: falls back on an estimate where the raw gradient is not available."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices share the work: batches along data x fsdp, large parameters along fsdp.
+
+    maps-vla finetune --mesh.data 2 --mesh.fsdp -1
+    """
+
+    data: int = -1
+    """Devices along the data axis; -1: all that fsdp leaves."""
+    fsdp: int = 1
+    """Devices along the axis that also splits parameters; -1: all that data leaves."""
+    min_size: int = 2**16
+    """Parameters with fewer elements than this are kept whole on every device."""
+    distributed: bool = False
+    """Several processes: call jax.distributed.initialize (it reads the cluster's environment) before anything else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tunes a vision-language-action model on robot demonstrations.
+
+    maps-vla finetune --out runs/tiny-maps
+
+    The same command again resumes the run at its latest checkpoint, bit for bit. SIGTERM and Ctrl-C finish the step,
+    save, and exit with code 143 or 130.
+    """
+
+    out: str
+    """Run directory: config.json, statistics.json, checkpoints/, metrics.jsonl, drift.json, TensorBoard events."""
+    model: str = "tiny"
+    """Name of the model's configuration (octo_integration/model/config.py)."""
+    weights: str | None = "tiny"
+    """Pretrained weights: tiny (shipped), the path of a .safetensors file, or None for a random start."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
+    seed: int = 0
+    """Of the fresh modules' initial values, the data order and the augmentation."""
+    eval_splits: tuple[str, ...] = (
+        "heldout",
+        "heldout_texture",
+        "heldout_light",
+        "heldout_camera",
+        "heldout_color",
+    )
+    """Splits whose action error is measured; the first is in-distribution, the others are shifted. Empty: none."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl and TensorBoard points."""
+    eval_every: int = 200
+    """Steps between measurements of the action error on eval_splits (also at the end)."""
+    save_every: int = 200
+    """Steps between checkpoints (also at the end)."""
+    keep: int = 2
+    """Checkpoints kept; older ones are deleted."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that make no sense before anything is loaded."""
+        optimizer = self.optimizer
+        at_least_one: dict[str, int] = {
+            "optimizer.steps": optimizer.steps,
+            "optimizer.accumulate": optimizer.accumulate,
+            "log_every": self.log_every,
+            "eval_every": self.eval_every,
+            "save_every": self.save_every,
+            "keep": self.keep,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"config: {name} is {value}; give a number of at least 1.")
+        if not 0 <= optimizer.warmup < optimizer.steps:
+            raise ValueError(
+                f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
+                "give 0 <= warmup < steps."
+            )
+        for name, number in {"optimizer.lr": optimizer.lr, "optimizer.clip": optimizer.clip}.items():
+            if not number > 0:
+                raise ValueError(f"config: {name} is {number}; give a number above 0.")
+
+
+def to_dict(config: Any) -> Any:
+    """A config tree as plain JSON values (tuples become lists)."""
+    if isinstance(config, tuple):
+        return list(config)
+    if not dataclasses.is_dataclass(config):
+        return config
+    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ValueError: a field that `cls` does not have, by name (a config written by another version).
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(typing.cast(Any, cls))})
+    if unknown:
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}; this run was made by another version.")
+    return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in options):
+        return tuple(value)
+    return value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs of one class differ: (dotted name, old value, new value)."""
+    found: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(old):
+        a, b = getattr(old, field.name), getattr(new, field.name)
+        name = prefix + field.name
+        if dataclasses.is_dataclass(a):
+            found += differences(a, b, name + ".")
+        elif a != b:
+            found.append((name, a, b))
+    return found
+
+
+def read_config(run: Path) -> FinetuneConfig:
+    """The config of a run directory.
+
+    Raises:
+      FileNotFoundError: it is none.
+      ValueError: config.json is not ours.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; give the --out folder of a finetune run.")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from None
+    values.pop("versions", None)
+    return from_dict(FinetuneConfig, values, str(path))

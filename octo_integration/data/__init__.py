@@ -1,0 +1,28 @@
+"""RLDS data sets as batches of action-chunk windows. Importing it does not import tensorflow."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from octo_integration.data.config import DataConfig
+from octo_integration.data.statistics import Moments, Statistics, compute_statistics
+
+if TYPE_CHECKING:
+    from octo_integration.data.batches import eval_batches, train_batches
+
+__all__ = [
+    "DataConfig",
+    "Moments",
+    "Statistics",
+    "compute_statistics",
+    "eval_batches",
+    "train_batches",
+]
+
+# These need tensorflow, which takes seconds to import and which a policy in use does not have.
+LAZY = ("eval_batches", "train_batches")
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(importlib.import_module("octo_integration.data.batches"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,154 @@
+"""Records of an RLDS data set -> standardised episodes, images still compressed.
+
+Only what the standardisation reads is parsed.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from octo_integration.data._tf import tf, tfds
+from octo_integration.data.rlds import Source, first_line
+from octo_integration.data.standardize import Episode, Fields
+
+READ_BUFFER = 4 << 20  # bytes
+INTERLEAVED_FILES = 16
+NUMBERS = ("skip", "take", "first")  # of a FilePart
+
+
+def episodes(source: Source, order_seed: Any = None) -> Any:
+    """tf.data of standardised episodes, each with its number in the split as "episode" (int64[]).
+
+    Args:
+      order_seed: int64[], may be a tensor: shuffles the files and interleaves them. None: the
+        order on disk.
+    """
+
+    def build(number: Any, steps: Fields) -> Episode:
+        return {**source.standardisation.build(steps), "episode": number}
+
+    return _raw(source, order_seed).map(build, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Standardised (action f32[N, A], proprio f32[N, P]) of every episode in the order on disk.
+
+    Raises:
+      ValueError: a file is damaged, a raw vector is NaN or infinite, or there is not one step.
+    """
+
+    def vectors(number: Any, steps: Fields) -> tuple[Any, ...]:
+        episode = source.standardisation.build(steps)
+        raw = {path: steps[path] for path in source.standardisation.vectors}
+        return number, raw, episode["action"], episode["observation"]["proprio"]
+
+    data = _raw(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
+    count = total = 0
+    with readable(source):
+        for number, raw, action, proprio in data.as_numpy_iterator():
+            for path, values in raw.items():
+                _check_finite(source, number, path, values)
+            count, total = count + 1, total + len(action)
+            yield action, proprio
+    if count < source.num_episodes:
+        raise ValueError(_explain(source, f"{count} of {source.num_episodes} episodes found"))
+    if total == 0:
+        raise ValueError(
+            f"{source.name}: its {count} episodes hold no step to learn from; take another split."
+        )
+
+
+def decode_image(image: Any, size: int) -> Any:
+    """One image, compressed (string[]) or uint8[H, W, 3] -> uint8[size, size, 3].
+
+    Resizing is Lanczos with antialiasing, as Octo's, and does not keep the aspect.
+    """
+    if image.dtype == tf.string:
+        image = tf.io.decode_image(image, channels=3, expand_animations=False)
+
+    def resize() -> Any:
+        resized = tf.image.resize(image, (size, size), method="lanczos3", antialias=True)
+        return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
+
+    fits = tf.reduce_all(tf.shape(image) == (size, size, 3))
+    return tf.ensure_shape(tf.cond(fits, lambda: image, resize), (size, size, 3))
+
+
+@contextlib.contextmanager
+def readable(source: Source) -> Iterator[None]:
+    """Turns what tensorflow raises while it reads into a ValueError that names file and record."""
+    # A local name: at interpreter exit, generators that use this are closed after `tf` is gone.
+    failure = tf.errors.OpError
+    try:
+        yield
+    except failure as error:
+        raise ValueError(_explain(source, first_line(error))) from None
+
+
+def _check_finite(source: Source, number: int, path: str, values: np.ndarray) -> None:
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        step, entry = bad[0]
+        raise ValueError(
+            f"{source.name}: episode {number}, step {step}: {path}[{entry}] is "
+            f"{values[step, entry]}; repair the episode, or leave it out by a split slice."
+        )
+
+
+def _raw(source: Source, order_seed: Any) -> Any:
+    """tf.data of (number in the split int64[], {path: tensor over the steps})."""
+
+    def records(path: Any, skip: Any, take: Any, first: Any) -> Any:
+        part = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER).skip(skip).take(take)
+        return part.enumerate(start=first)
+
+    def parse(number: Any, record: Any) -> tuple[Any, Fields]:
+        return number, _parse(source, record)
+
+    parts = source.parts
+    columns = (tf.constant([getattr(p, field) for p in parts], tf.int64) for field in NUMBERS)
+    files = tf.data.Dataset.from_tensor_slices((tf.constant([p.path for p in parts]), *columns))
+    interleaved = 1
+    if order_seed is not None:
+        files = files.shuffle(len(parts), seed=order_seed, reshuffle_each_iteration=False)
+        interleaved = min(INTERLEAVED_FILES, len(parts))
+    numbered = files.interleave(records, cycle_length=interleaved, block_length=1)
+    return numbered.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _parse(source: Source, record: Any) -> Fields:
+    """One record -> {path: tensor over the steps}: images as stored, vectors as float32."""
+    # TFDS would decode `steps` into a data set per episode; skipped, they are batched tensors.
+    skip = {"steps": tfds.decode.SkipDecoding()}
+    steps = source.features.deserialize_example(record, decoders=skip)["steps"]
+    for path in source.standardisation.vectors:
+        feature = source.features["steps"].feature[path]
+        if steps[path].dtype == tf.string:  # Tensor(encoding="zlib") or "bytes"
+            spec = tf.TensorSpec(feature.shape, feature.tf_dtype)
+            steps[path] = tf.map_fn(feature.decode_example, steps[path], fn_output_signature=spec)
+        steps[path] = tf.cast(steps[path], tf.float32)
+    return steps
+
+
+def _explain(source: Source, symptom: str) -> str:
+    """Reads file after file until one fails, as tensorflow does not say which one did."""
+    for part in source.parts:
+        record = 0
+        try:
+            for content in tf.data.TFRecordDataset(part.path):
+                for image in _parse(source, content)[source.standardisation.image]:
+                    decode_image(image, 1)
+                record += 1
+        except tf.errors.OpError as found:
+            return (
+                f"{source.name}: {part.path} is damaged at record {record} ({first_line(found)}); "
+                "copy the file again, or leave the episode out by a split slice."
+            )
+        if record < part.total:
+            return (
+                f"{source.name}: {part.path} ends after {record} of the {part.total} records that "
+                "dataset_info.json lists; copy the file again."
+            )
+    return f"{source.name}: reading failed ({symptom})."

@@ -1,0 +1,204 @@
+"""An RLDS data set on disk, found fit for use; or one line that says what is wrong and what to do.
+
+RLDS: one record per episode, whose feature `steps` is a nested data set
+(https://github.com/google-research/rlds). Nothing here reads an episode.
+"""
+
+import dataclasses
+import hashlib
+import importlib.resources
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from octo_integration.data._tf import tf, tfds
+from octo_integration.data.standardize import STANDARDISATIONS, Standardisation
+
+
+class FilePart(NamedTuple):
+    """`take` episodes from the `skip`th of a file of `total`; that one is `first` in the split."""
+
+    path: str
+    skip: int
+    take: int
+    total: int
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of a data set that has the features its standardisation reads.
+
+    Attributes:
+      name: directory and split, for messages.
+      features: TFDS features of what the standardisation reads, one flat `steps`.
+      fingerprint: changes with the data files, the split and the standardisation.
+    """
+
+    name: str
+    standardisation: Standardisation
+    features: Any
+    parts: tuple[FilePart, ...]
+    num_episodes: int
+    fingerprint: str
+
+
+def open_source(path: str, split: str, standardize: str) -> Source:
+    """Finds a data set and checks, without reading an episode, that it can be used.
+
+    Args:
+      path: directory with dataset_info.json, or "demo".
+      split: TFDS split, slices allowed.
+      standardize: key of STANDARDISATIONS.
+
+    Raises:
+      FileNotFoundError: there is no such directory, or a file of the data set is missing.
+      ValueError: not RLDS, unknown or empty split, unknown standardisation, or features that do
+        not fit it.
+    """
+    if standardize not in STANDARDISATIONS:
+        raise ValueError(f"data.standardize is {standardize!r}; there are {_known()}.")
+    directory = _demo() if path == "demo" else path
+    builder = _builder(directory)
+    instructions = _instructions(builder, directory, split)
+    takes = [part.take for part in instructions]
+    parts = tuple(
+        FilePart(os.fspath(p.filename), p.skip, p.take, p.examples_in_shard, int(first))
+        for p, first in zip(instructions, np.cumsum([0, *takes[:-1]]), strict=True)
+    )
+    return Source(
+        name=f"{directory} [{split}]",
+        standardisation=STANDARDISATIONS[standardize],
+        features=_features(builder.info.features, directory, standardize),
+        parts=parts,
+        num_episodes=sum(takes),
+        fingerprint=_fingerprint(directory, standardize, parts),
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without tensorflow's node names and stack."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]( name:.*)?", "", str(error)).strip()
+    return text.splitlines()[0].strip().rstrip(".") if text else type(error).__name__
+
+
+def _known() -> str:
+    return ", ".join(sorted(STANDARDISATIONS))
+
+
+def _demo() -> str:
+    assets = importlib.resources.files("octo_integration").joinpath("assets")
+    return str(assets.joinpath("metaworld_tiny", "1.0.0"))
+
+
+def _builder(directory: str) -> Any:
+    if not tf.io.gfile.isdir(directory):
+        raise FileNotFoundError(
+            f"data.path: there is no directory {directory}; give that of an RLDS data set, or demo."
+        )
+    if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
+        inside = sorted(tf.io.gfile.glob(os.path.join(directory, "*", "dataset_info.json")))
+        remedy = (
+            f"did you mean {os.path.dirname(inside[-1])}?"
+            if inside
+            else "give the directory that holds it."
+        )
+        raise ValueError(
+            f"data.path: {directory} is not an RLDS data set, it has no dataset_info.json; {remedy}"
+        )
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # TFDS raises whatever its JSON and protobuf parsers raise
+        raise ValueError(
+            f"data.path: {directory}: dataset_info.json or features.json is damaged "
+            f"({first_line(error)}); copy them again."
+        ) from None
+    file_format = builder.info.file_format.value
+    if file_format != "tfrecord":
+        raise ValueError(
+            f"data.path: {directory} is stored as {file_format}, which has no reader here; "
+            "convert it to tfrecord (tfds convert_format)."
+        )
+    return builder
+
+
+def _instructions(builder: Any, directory: str, split: str) -> list[Any]:
+    """TFDS's list of the files, and the part of each, that make up the split."""
+    splits = sorted(builder.info.splits.items())
+    known = ", ".join(f"{name} ({info.num_examples} episodes)" for name, info in splits)
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{directory}: split {split!r} cannot be had ({first_line(error)}); it has {known}."
+        ) from None
+    if not instructions:
+        raise ValueError(f"{directory}: split {split!r} is empty; it has {known}.")
+    return instructions
+
+
+def _features(features: Any, directory: str, standardize: str) -> Any:
+    """The part of the TFDS features that the standardisation reads, its types and sizes checked."""
+    if "steps" not in features or not isinstance(features["steps"], tfds.features.Dataset):
+        raise ValueError(
+            f"data.path: {directory} is not an RLDS data set: its records have no steps but "
+            f"{', '.join(features)}; give one whose records are episodes."
+        )
+    steps = dict(_leaves(features["steps"].feature))
+    needs = STANDARDISATIONS[standardize]
+    paths = (needs.image, *needs.vectors, needs.instruction)
+    remedy = f"give the standardize of this data set (there are {_known()})."
+    for path in paths:
+        if path not in steps:
+            raise ValueError(
+                f"{directory}: steps have no {path}, which standardize={standardize!r} reads, but "
+                f"{', '.join(sorted(steps))}; {remedy}"
+            )
+        wanted, fits = _expected(needs, path)
+        found = steps[path]
+        if not fits(found):
+            raise ValueError(
+                f"{directory}: steps/{path} is {found.tf_dtype.name}{list(found.shape)}, "
+                f"standardize={standardize!r} reads {wanted}; {remedy}"
+            )
+    return tfds.features.FeaturesDict(
+        {"steps": tfds.features.Dataset({path: steps[path] for path in paths})}
+    )
+
+
+def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:
+    """What the standardisation reads at `path`: in words, and as a test of a TFDS feature."""
+    if path == needs.image:
+        return "uint8[height, width, 3]", lambda f: f.np_dtype == np.uint8 and f.shape[2:] == (3,)
+    if path == needs.instruction:
+        return "string[]", lambda f: f.tf_dtype == tf.string and f.shape == ()
+    size = needs.vectors[path]
+    return f"float[{size}]", lambda f: f.tf_dtype.is_floating and f.shape == (size,)
+
+
+def _leaves(feature: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(feature, tfds.features.FeaturesDict):
+        yield prefix, feature
+        return
+    for key, value in feature.items():
+        yield from _leaves(value, f"{prefix}/{key}" if prefix else key)
+
+
+def _fingerprint(directory: str, standardize: str, parts: tuple[FilePart, ...]) -> str:
+    """Hash of all that decides what the episodes hold; of the files, size and time."""
+    digest = hashlib.sha256(standardize.encode())
+    with tf.io.gfile.GFile(os.path.join(directory, "features.json"), "rb") as file:
+        digest.update(file.read())
+    for part in parts:
+        name = os.path.basename(part.path)
+        try:
+            stat = tf.io.gfile.stat(part.path)
+        except tf.errors.NotFoundError:
+            raise FileNotFoundError(
+                f"{directory}: {name} is missing, which dataset_info.json lists; copy it again."
+            ) from None
+        digest.update(f"{name} {part.skip} {part.take} {stat.length} {stat.mtime_nsec}\n".encode())
+    return digest.hexdigest()

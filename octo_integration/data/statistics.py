@@ -1,0 +1,186 @@
+"""Statistics of actions and proprio: normalise what the model sees, un-normalise what it says.
+
+Only computing them needs tensorflow; a policy in use has the JSON beside its checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octo_integration.data.config import DataConfig, Normalisation
+
+# Part of the cache key: raise it when the meaning of the numbers changes.
+VERSION = 1
+
+# A dimension whose spread is below this share of its largest value is constant but for rounding.
+CONSTANT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """Per dimension over all steps, f32[D] each, in the data set's units; q: percentiles 1, 99."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    q01: np.ndarray
+    q99: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Moments":
+        """The moments of [N, D] values, computed in float64."""
+        x = values.astype(np.float64)
+        q01, q99 = np.quantile(x, (0.01, 0.99), axis=0)
+        moments = (x.mean(0), x.std(0), x.min(0), x.max(0), q01, q99)
+        return cls(*(m.astype(np.float32) for m in moments))
+
+    def affine(self, normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray]:
+        """(offset, scale), f32[D]: x is normalised to (x - offset) / scale.
+
+        mean_std: mean 0, std 1, as Octo's "normal", but of the gripper too, which Octo's data
+        configs except. bounds: 1st and 99th percentile to -1 and 1, as OpenVLA, but without its
+        clipping, so that un-normalising gives back the same action. Constant dimensions are only
+        shifted.
+        """
+        offset, scale = {
+            "mean_std": (self.mean, self.std),
+            "bounds": ((self.q99 + self.q01) / 2, (self.q99 - self.q01) / 2),
+        }[normalisation]
+        constant = scale <= CONSTANT * np.maximum(np.abs(self.min), np.abs(self.max))
+        return offset, np.where(constant, np.float32(1), scale)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a run and its policy know of a data set.
+
+    Attributes:
+      action, proprio: moments per dimension.
+      num_episodes, num_steps: of the split, standardised.
+      normalisation: how `normalise_action` and its companions use the moments.
+      fingerprint: of the data set, its split and standardisation.
+    """
+
+    action: Moments
+    proprio: Moments
+    num_episodes: int
+    num_steps: int
+    normalisation: Normalisation
+    fingerprint: str
+
+    def normalise_action(self, action: Any) -> Any:
+        """[..., A] in the data set's units -> normalised; numpy, jax and tensorflow arrays."""
+        offset, scale = self.action.affine(self.normalisation)
+        return (action - offset) / scale
+
+    def unnormalise_action(self, action: Any) -> Any:
+        """The inverse of `normalise_action`: [..., A] normalised -> in the data set's units."""
+        offset, scale = self.action.affine(self.normalisation)
+        return action * scale + offset
+
+    def normalise_proprio(self, proprio: Any) -> Any:
+        """[..., P] in the data set's units -> normalised."""
+        offset, scale = self.proprio.affine(self.normalisation)
+        return (proprio - offset) / scale
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` gives back every number to the bit."""
+        values = dataclasses.asdict(self)
+        for key in ("action", "proprio"):
+            values[key] = {name: array.tolist() for name, array in values[key].items()}
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Statistics":
+        """The inverse of `to_json`.
+
+        Raises:
+          ValueError: the text is not that of statistics.
+        """
+        try:
+            values = json.loads(text)
+            for key in ("action", "proprio"):
+                arrays = {name: np.asarray(v, np.float32) for name, v in values[key].items()}
+                if len({a.shape for a in arrays.values()}) != 1 or arrays["mean"].ndim != 1:
+                    raise ValueError(f"{key} is not made of vectors of one length")
+                if not all(np.isfinite(a).all() for a in arrays.values()):
+                    raise ValueError(f"{key} is not finite")
+                values[key] = Moments(**arrays)
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"statistics: the JSON is damaged ({error}); compute them again from the data set."
+            ) from None
+
+
+def compute_statistics(
+    config: DataConfig, cache_dir: str | os.PathLike | None = None
+) -> Statistics:
+    """Statistics of `config.split`, in one pass that checks every vector but decodes no image.
+
+    Args:
+      config: names data set, split and standardisation.
+      cache_dir: where the result is kept for next time, created if missing. The file name tells
+        data sets, splits and standardisations apart and changes with the data files; a damaged
+        file is made anew. None: not kept.
+
+    Raises:
+      FileNotFoundError, ValueError: the data set cannot be used; one line says why, and what to do.
+    """
+    # Here, not above: the rest of this file must work where tensorflow is not installed.
+    from octo_integration.data.episodes import scan
+    from octo_integration.data.rlds import open_source
+
+    source = open_source(config.path, config.split, config.standardize)
+    key = hashlib.sha256(f"{VERSION} {source.fingerprint}".encode()).hexdigest()[:16]
+    cache = None if cache_dir is None else Path(cache_dir) / f"statistics-{key}.json"
+    statistics = _read_cache(cache)
+    if statistics is None or statistics.fingerprint != source.fingerprint:
+        actions, proprios = zip(*scan(source), strict=True)
+        statistics = Statistics(
+            action=Moments.of(np.concatenate(actions)),
+            proprio=Moments.of(np.concatenate(proprios)),
+            num_episodes=len(actions),
+            num_steps=sum(map(len, actions)),
+            normalisation=config.normalisation,
+            fingerprint=source.fingerprint,
+        )
+        _write_cache(cache, statistics)
+    return dataclasses.replace(statistics, normalisation=config.normalisation)
+
+
+def _read_cache(path: Path | None) -> Statistics | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        return Statistics.from_json(path.read_text())
+    except (ValueError, OSError) as error:
+        logging.getLogger(__name__).warning("%s is ignored and made anew: %s", path, error)
+        return None
+
+
+def _write_cache(path: Path | None, statistics: Statistics) -> None:
+    """Writes all of the file or nothing. A cache that cannot be written costs time, not the run."""
+    if path is None:
+        return
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(statistics.to_json())
+        os.replace(temporary, path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("statistics are not kept for next time: %s", error)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()

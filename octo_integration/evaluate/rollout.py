@@ -1,0 +1,167 @@
+"""Success rates of a policy in Meta-World, with confidence intervals."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, seed_of
+from octo_integration.data.collect.isolated import isolated_env
+from octo_integration.data.collect.renderer import SimulatorMissing
+from octo_integration.data.collect.shifts import draw_shift
+from octo_integration.data.collect.tasks import get_task
+
+Policy = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
+
+Z_95 = 1.959964  # 97.5th percentile of the normal distribution
+VIDEO_SCALE = 4
+VIDEO_RATE = 20  # frames per second; half as fast as the robot
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """Episodes of one task; the same seed gives the same initial states, so that two policies can be compared in pairs.
+
+    Attributes:
+      outcomes: success of every episode, in order.
+      interval: 95 % confidence interval of the success rate (Wilson).
+    """
+
+    task: str
+    shift: str
+    outcomes: tuple[bool, ...]
+    interval: tuple[float, float]
+
+    @property
+    def successes(self) -> int:
+        """How many episodes succeeded."""
+        return sum(self.outcomes)
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """95 % confidence interval of a rate: the rates p with |successes/n - p| <= z sqrt(p (1 - p) / n).
+
+    E. B. Wilson, JASA 22 (1927). Unlike the normal approximation it is right for few trials and for 0 or n successes.
+
+    Raises:
+      ValueError: no trials, or not 0 <= successes <= n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} trials; give 0 <= successes <= n and n >= 1.")
+    rate, z2 = successes / n, Z_95**2
+    centre = rate + z2 / (2 * n)
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    low, high = ((centre + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    # Rounding would leave 0 and 1 a hair inside.
+    return (0.0 if successes == 0 else low, 1.0 if successes == n else high)
+
+
+def rollout(
+    policy: Policy,
+    tasks: Sequence[str],
+    *,
+    episodes: int = 20,
+    seed: int = 0,
+    shift: str = "none",
+    max_steps: int = 120,
+    execute: int = 4,
+    image_size: int = 64,
+    video_dir: Path | None = None,
+) -> list[TaskResult]:
+    """Lets a policy act until success or `max_steps`, `episodes` times per task.
+
+    Args:
+      policy: (observation, instruction) -> f32[chunk, 4], actions in the simulator's units ([-1, 1], not normalised).
+        The observation is that of `MetaWorldEnv`, of one moment and not normalised.
+      tasks: names from `tasks.TASKS`.
+      seed: of the initial states and looks; they differ from all collected ones.
+      shift: held-out looks or words, one of `shifts.SHIFTS`, drawn anew for every episode.
+      max_steps: steps of `MetaWorldEnv`; its experts need 15 to 60.
+      execute: steps of a chunk carried out before the policy is asked again.
+      image_size: height and width of the images in pixels.
+      video_dir: where to write a video of every episode (mp4 if imageio-ffmpeg is installed, otherwise gif).
+
+    Raises:
+      ValueError: unknown task or shift, a number below 1, or actions too few, of the wrong shape or not finite.
+      SimulatorMissing, RenderingUnavailable: a library is missing; the message says which.
+    """
+    numbers = {"episodes": episodes, "max_steps": max_steps, "execute": execute}
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"evaluate: {name} is {value}; give a number of at least 1.")
+    for task in tasks:
+        get_task(task)
+    draw_shift(shift, seed)
+    if video_dir is not None and importlib.util.find_spec("imageio") is None:
+        raise SimulatorMissing("imageio")
+
+    results = []
+    with tqdm(total=len(tasks) * episodes, desc="evaluate", unit="episode") as bar:
+        for task in tasks:
+            outcomes: list[bool] = []
+            with isolated_env(task, image_size=image_size) as env:
+                for index in range(episodes):
+                    bar.set_postfix_str(f"{task} {sum(outcomes)}/{index}")
+                    start = seed_of(seed, task, "rollout", index)
+                    env.set_shift(draw_shift(shift, start))
+                    success, images = _episode(env, policy, start, max_steps, execute)
+                    outcomes.append(success)
+                    if video_dir is not None:
+                        end = "success" if success else "failure"
+                        _write_video(video_dir, f"{task}-{shift}-{index:03d}-{end}", images)
+                    bar.update()
+            interval = wilson_interval(sum(outcomes), episodes)
+            results.append(TaskResult(task, shift, tuple(outcomes), interval))
+    return results
+
+
+def _episode(
+    env: MetaWorldEnv, policy: Policy, seed: int, max_steps: int, execute: int
+) -> tuple[bool, list[np.ndarray]]:
+    """Whether the policy succeeded, and what it saw."""
+    observation = env.reset(seed)
+    images = [observation["image_primary"]]
+    chunk = np.empty((0, ACTION_SIZE), np.float32)
+    for _ in range(max_steps):
+        if not len(chunk):
+            chunk = _checked(policy(observation, env.instruction), execute)
+        observation, success = env.step(chunk[0])
+        chunk = chunk[1:]
+        images.append(observation["image_primary"])
+        if success:
+            return True, images
+    return False, images
+
+
+def _checked(actions: np.ndarray, execute: int) -> np.ndarray:
+    """The first `execute` actions of a chunk."""
+    actions = np.asarray(actions, np.float32)
+    if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE or len(actions) < execute:
+        raise ValueError(
+            f"evaluate: the policy gave actions of shape {actions.shape}; "
+            f"Meta-World takes [chunk, {ACTION_SIZE}] with chunk >= execute = {execute}."
+        )
+    if not np.isfinite(actions).all():
+        raise ValueError("evaluate: the policy gave actions that are NaN or infinite.")
+    return actions[:execute]
+
+
+def _write_video(directory: Path, name: str, images: Sequence[np.ndarray]) -> None:
+    import imageio.v3 as imageio
+
+    ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
+    frames = np.stack(images).repeat(VIDEO_SCALE, 1).repeat(VIDEO_SCALE, 2)
+    options = {"duration": 1000 / VIDEO_RATE, "loop": 0} if ending == ".gif" else {"fps": VIDEO_RATE}
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".{name}{ending}"
+    try:
+        imageio.imwrite(partial, frames, **options)
+        partial.rename(directory / f"{name}{ending}")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()

@@ -1,0 +1,85 @@
+"""Attention: who may look at whom, rotary positions, and the projections around softmax(q k^T) v."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def blockwise_mask(times: jax.Array, valid: jax.Array) -> jax.Array:
+    """Octo's block-wise causal attention (arXiv 2405.12213) from one number per token.
+
+    Token q attends to token k where time[k] <= time[q] and k is valid. Tokens of one time see each
+    other. Instructions have time -1, observations their timestep, readouts a time after the last
+    observation, so that nothing but readouts attends to readouts; a time per token is causal.
+
+    Args:
+      times: int[N].
+      valid: bool[B, N], False = padding, which nothing attends to.
+
+    Returns:
+      bool[B, N (query), N (key)].
+    """
+    return (times[None, :] <= times[:, None]) & valid[:, None, :]
+
+
+def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding (arXiv 2104.09864), halves rotated against each other as in Llama.
+
+    Pair i of entries (x[i], x[i + D/2]) turns by the angle position * theta ** (-2 i / D), so
+    <rope(q, m), rope(k, n)> hangs on m - n only.
+
+    Args:
+      x: [B, N, H, D], any float dtype; D even.
+      positions: int[B, N].
+      theta: base of the wavelengths.
+
+    Returns:
+      As x; computed in float32.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over one sequence, with grouped keys and values.
+
+    Attributes:
+      heads, kv_heads: query heads, and heads of keys and values.
+      qkv_bias, out_bias: which projections have biases.
+      rope_theta: base of the rotary positions of queries and keys; None: none.
+      dtype: of the activations; the softmax is float32.
+    """
+
+    heads: int
+    kv_heads: int
+    qkv_bias: bool
+    out_bias: bool
+    rope_theta: float | None
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: [B, N, W]; positions: int[B, N], for rope_theta; mask: bool[B, N, N] -> [B, N, W]."""
+        width = x.shape[-1]
+        project = functools.partial(nn.DenseGeneral, use_bias=self.qkv_bias, dtype=self.dtype)
+        size = width // self.heads
+        q = project((self.heads, size), name="query")(x)
+        k = project((self.kv_heads, size), name="key")(x)
+        v = project((self.kv_heads, size), name="value")(x)
+        if self.rope_theta is not None:
+            q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
+        y = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None])
+        return nn.DenseGeneral(
+            width, axis=(-2, -1), use_bias=self.out_bias, dtype=self.dtype, name="out"
+        )(y)

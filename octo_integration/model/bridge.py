@@ -1,0 +1,23 @@
+"""The bridge from vision to language: Prismatic's fused-gelu-mlp (arXiv 2402.07865)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Of the hidden layer, times the width of the concatenated features.
+EXPANSION = 4
+
+
+class Bridge(nn.Module):
+    """fc3(gelu(fc2(gelu(fc1(features of both towers, side by side)))))."""
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, *features: jax.Array) -> jax.Array:
+        """[B, N, W_i] of each tower, the same patches -> [B, N, width] for the decoder."""
+        x = jnp.concatenate(features, axis=-1)
+        x = nn.Dense(EXPANSION * x.shape[-1], dtype=self.dtype, name="fc1")(x)
+        x = nn.Dense(self.width, dtype=self.dtype, name="fc2")(nn.gelu(x, approximate=False))
+        return nn.Dense(self.width, dtype=self.dtype, name="fc3")(nn.gelu(x, approximate=False))

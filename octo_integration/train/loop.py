@@ -1,0 +1,298 @@
+"""Fine-tuning from start, or from where it stopped, to the end: `finetune(config)`."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import maps_optax as mx
+from octo_integration import data
+from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
+from octo_integration.evaluate.action_error import ActionError, action_error
+from octo_integration.train import checkpoint, sharding
+from octo_integration.train.drift import drift, write_drift
+from octo_integration.train.interrupts import Request, interrupts
+from octo_integration.train.logs import open_log
+from octo_integration.train.setup import Built, build, initial_params, make_predict
+from octo_integration.train.step import (
+    Metrics,
+    TrainState,
+    abstract_state,
+    init_state,
+    learning_rate,
+    make_loss,
+    make_optimizer,
+    make_train_step,
+    shardings_of,
+)
+
+Tree = Any
+
+# Fields that may differ from those the run was started with; all others would make it another run.
+MAY_CHANGE = (
+    "out",
+    "maps.",
+    "mesh.",
+    "optimizer.steps",
+    "eval_splits",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+)
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: optimizer steps done, all of them saved.
+      signal: the signal that ended it early, or None.
+      errors: split -> action error at the end; empty if it ended early.
+    """
+
+    step: int
+    signal: int | None
+    errors: dict[str, ActionError]
+
+
+class _Run(NamedTuple):
+    """What stays the same through a run."""
+
+    config: FinetuneConfig
+    out: Path
+    built: Built
+    mesh: Mesh
+    theta0: Tree
+    predict: Callable[[Tree, Mapping[str, Any]], np.ndarray]
+    layer_metrics: Callable[[Tree], dict[str, jax.Array]]
+    manager: ocp.CheckpointManager
+
+
+def finetune(config: FinetuneConfig) -> Outcome:
+    """Runs, or resumes, a fine-tuning run; see `FinetuneConfig`.
+
+    Raises:
+      FileNotFoundError, ValueError: config, data set, weights or checkpoint do not fit (before the first step).
+      FloatingPointError: loss or gradient became NaN or inf; names the step. Checkpoints before it are kept.
+      OSError: a checkpoint could not be written.
+    """
+    if config.mesh.distributed:
+        jax.distributed.initialize()
+    out = Path(config.out)
+    mesh = sharding.make_mesh(config.mesh)
+    _check_same_run(out, config)
+    built = build(config, data.compute_statistics(config.data, cache_directory()))
+    for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
+        data.eval_batches(config.data, built.statistics, split=split)
+    theta0 = initial_params(config, built)
+    tx = make_optimizer(config.optimizer, config.maps, built.layers)
+    like = abstract_state(theta0, tx, mesh, config.mesh.min_size)
+    _say(_strength_table(config, built, theta0))
+    manager = checkpoint.open_checkpoints(out / "checkpoints", config.keep)
+    start = manager.latest_step() or 0
+    if start:
+        state = checkpoint.restore(
+            manager,
+            start,
+            like,
+            jax.device_put(theta0, shardings_of(like.params)),
+            lambda: init_state(theta0, tx, like),
+            anchored=config.maps.method != "adam",
+        )
+        _say(f"resumed {out} at step {start} of {config.optimizer.steps}")
+    else:
+        state = init_state(theta0, tx, like)
+    if jax.process_index() == 0:
+        _describe_run(out, config, built)
+    run = _Run(
+        config=config,
+        out=out,
+        built=built,
+        mesh=mesh,
+        theta0=theta0,
+        predict=make_predict(built, mesh),
+        layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
+        manager=manager,
+    )
+    train_step = make_train_step(make_loss(built.model), tx, like, mesh)
+    return _loop(run, train_step, state, start)
+
+
+def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: int) -> Outcome:
+    config, steps, accumulate = run.config, run.config.optimizer.steps, run.config.optimizer.accumulate
+    batches = _device_batches(run, start * accumulate)
+    pending: list[Metrics] = []
+    done, stop = start, None
+    name = f"{config.model} {config.maps.method}"
+    with interrupts() as request, open_log(run.out, start=start, steps=steps, name=name) as log:
+        clock = time.perf_counter()
+        while done < steps and stop is None:
+            for _ in range(accumulate):
+                state, metrics = train_step(state, next(batches))
+                pending.append(metrics)
+            done += 1
+            log.advance()
+            stop = _agreed(request, at_log_step=done % config.log_every == 0)
+            ending = done == steps or stop is not None
+            if ending or done % config.log_every == 0 or done % config.save_every == 0:
+                pending = jax.device_get(pending)
+                _check_finite(pending, done, run)
+            if ending or done % config.log_every == 0:
+                rate = len(pending) / accumulate / (time.perf_counter() - clock)
+                log.scalars(done, {**_summary(pending, state, run, done), "steps_per_second": rate})
+                pending, clock = [], time.perf_counter()
+            if ending or done % config.save_every == 0:
+                _save(run, state, done)
+            if done % config.eval_every == 0 and not ending:
+                log.scalars(done, _error_scalars(_measure(run, state.params)))
+                clock = time.perf_counter()
+        if stop is not None:
+            return Outcome(done, stop, {})
+        errors = _measure(run, state.params)
+        if start < steps:
+            log.scalars(done, _error_scalars(errors))
+        return Outcome(done, None, errors)
+
+
+def _agreed(request: Request, *, at_log_step: bool) -> int | None:
+    """The signal to stop for. Several processes must stop at the same step, so they ask each other at log steps."""
+    if jax.process_count() == 1:
+        return request.signal
+    if not at_log_step:
+        return None
+    mine = np.asarray(request.signal or 0)
+    return int(np.max(multihost_utils.process_allgather(mine))) or None
+
+
+def _device_batches(run: _Run, consumed: int) -> Iterator[Tree]:
+    shard = (jax.process_index(), jax.process_count())
+    batches = data.train_batches(
+        run.config.data, run.built.statistics, seed=run.config.seed, start=consumed, shard=shard
+    )
+    for batch in batches:
+        yield sharding.put_local(run.built.device_form(batch), run.mesh)
+
+
+def _check_finite(pending: list[Metrics], done: int, run: _Run) -> None:
+    """Raises FloatingPointError at the first of the pending steps whose loss or gradient is not finite."""
+    first = done - len(pending) // run.config.optimizer.accumulate + 1
+    for i, metrics in enumerate(pending):
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                step = first + i // run.config.optimizer.accumulate
+                raise FloatingPointError(
+                    f"{name} is {float(value)} at step {step}; the run stops. The last good checkpoint is "
+                    f"{run.manager.latest_step()} in {run.out}; lower optimizer.lr or look at the data, and resume."
+                )
+
+
+def _summary(pending: list[Metrics], state: TrainState, run: _Run, done: int) -> dict[str, float]:
+    values = {name: float(np.mean([m[name] for m in pending])) for name in pending[0]}
+    values["learning_rate"] = float(learning_rate(run.config.optimizer)(done - 1))
+    if run.config.maps.method == "maps":
+        layers = jax.device_get(run.layer_metrics(state.opt_state))
+        values |= {name: float(value) for name, value in layers.items()}
+    return values
+
+
+def _save(run: _Run, state: TrainState, done: int) -> None:
+    config, layers = run.config, run.built.layers
+    checkpoint.save(run.manager, done, state, anchored=config.maps.method != "adam")
+    lambda_max, schedule = _strength(config)
+    slices = mx.slices(layers, run.theta0, schedule)
+    rows = drift(state.params, jax.device_put(run.theta0, _shardings(state.params)), slices, lambda_max)
+    if jax.process_index() == 0:
+        write_drift(run.out / "drift.json", rows, label=_label(config), step=done)
+
+
+def _shardings(params: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.sharding, params)
+
+
+def _strength(config: FinetuneConfig) -> tuple[float, str]:
+    """lambda_max and schedule in effect: none for adam, the same everywhere for l2_sp."""
+    maps = config.maps
+    return {
+        "maps": (maps.lambda_max, maps.schedule),
+        "l2_sp": (maps.lambda_max, "constant"),
+        "adam": (0.0, "constant"),
+    }[maps.method]
+
+
+def _strength_table(config: FinetuneConfig, built: Built, params: Tree) -> str:
+    if config.maps.method == "adam":
+        return "plain AdamW: nothing holds the pretrained weights"
+    return mx.describe(built.layers, params, *_strength(config))
+
+
+def _label(config: FinetuneConfig) -> str:
+    maps = config.maps
+    return {
+        "adam": "Adam",
+        "maps": f"MAPS, {maps.schedule}, λmax {maps.lambda_max:g}",
+        "l2_sp": f"L2-SP, strength {maps.lambda_max:g}",
+    }[maps.method]
+
+
+def _measure(run: _Run, params: Tree) -> dict[str, ActionError]:
+    statistics = run.built.statistics
+    return {
+        split: action_error(
+            run.predict,
+            params,
+            data.eval_batches(run.config.data, statistics, split=split),
+            statistics.unnormalise_action,
+        )
+        for split in run.config.eval_splits
+    }
+
+
+def _error_scalars(errors: dict[str, ActionError]) -> dict[str, float]:
+    return {f"action_l1/{split}": error.l1 for split, error in errors.items()}
+
+
+def cache_directory() -> Path:
+    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "maps_vla"
+
+
+def _check_same_run(out: Path, config: FinetuneConfig) -> None:
+    """Raises ValueError where `out` holds a run with another config; names the first field that differs."""
+    if not (out / "config.json").exists():
+        return
+    for name, before, now in differences(read_config(out), config):
+        if not name.startswith(MAY_CHANGE):
+            raise ValueError(
+                f"{out} holds a run with {name}={before!r}, this one has {now!r}; choose another --out, or the same "
+                "value."
+            )
+        _say(f"note: {name} was {before!r}, goes on with {now!r}")
+
+
+def _describe_run(out: Path, config: FinetuneConfig, built: Built) -> None:
+    """config.json with the versions in use, and statistics.json: what a policy needs beside the checkpoint."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    checkpoint.write_json(out / "config.json", {**to_dict(config), "versions": versions})
+    checkpoint.write_json(out / "statistics.json", json.loads(built.statistics.to_json()))
+
+
+def _say(text: object) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stdout, flush=True)

@@ -1,0 +1,120 @@
+"""From a config to what a run is made of: the model for its data set, its stack of layers, theta0."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from octo_integration.model import tokenizer
+from octo_integration.model.config import CONFIGS, VLAConfig
+from octo_integration.model.vla import VLA
+
+import maps_optax as mx
+from octo_integration.config import FinetuneConfig
+from octo_integration.data import Statistics
+from octo_integration.train import sharding
+from octo_integration.train.step import to_device_form
+
+Tree = Any
+Batch = Mapping[str, Any]
+
+
+class Built(NamedTuple):
+    """A model, where its leaves sit in the pretrained stack, the statistics of its data, and its input form."""
+
+    model: VLA
+    layers: mx.LayerStack
+    statistics: Statistics
+    device_form: Callable[[Batch], dict[str, Any]]
+
+
+def build(config: FinetuneConfig, statistics: Statistics) -> Built:
+    """The model that `config` names, with the input and output sizes of its data set.
+
+    Raises:
+      ValueError: no such model; names those that there are.
+    """
+    vla = dataclasses.replace(
+        model_config(config.model),
+        action_dim=len(statistics.action.mean),
+        proprio_dim=len(statistics.proprio.mean),
+        chunk=config.data.chunk,
+        image_size=config.data.image_size,
+        dtype=config.compute_dtype,
+    )
+    tokenize = functools.partial(tokenizer.tokenize, length=vla.instruction_length)
+    form = functools.partial(to_device_form, tokenize=tokenize)
+    return Built(VLA(vla), mx.presets.vla(), statistics, form)
+
+
+def model_config(name: str) -> VLAConfig:
+    """The configuration of a name; ValueError with the names there are if it is unknown."""
+    if name not in CONFIGS:
+        raise ValueError(f"there is no model {name!r}; there are: {', '.join(sorted(CONFIGS))}.")
+    return CONFIGS[name]
+
+
+def model_shapes(name: str) -> Tree:
+    """The parameters of a named model as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(functools.partial(_init, VLA(model_config(name)), 1, 0))
+
+
+def init_params(config: FinetuneConfig, built: Built) -> Tree:
+    """Random parameters of `config.seed`."""
+    return _init(built.model, config.data.window, config.seed)
+
+
+def _init(model: VLA, window: int, seed: int) -> Tree:
+    vla = model.config
+    size = vla.image_size
+    observation = {
+        "image_primary": jnp.zeros((1, window, size, size, 3), jnp.uint8),
+        "proprio": jnp.zeros((1, window, vla.proprio_dim), jnp.float32),
+        "timestep_pad_mask": jnp.ones((1, window), bool),
+    }
+    length = vla.instruction_length
+    task = {"tokens": jnp.zeros((1, length), jnp.int32), "mask": jnp.ones((1, length), bool)}
+    return model.init(jax.random.key(seed), observation, task)["params"]
+
+
+def initial_params(config: FinetuneConfig, built: Built) -> Tree:
+    """theta0 on the host: pretrained modules from `config.weights`, fresh ones from `config.seed`.
+
+    Raises:
+      FileNotFoundError, ValueError: the weights are not there, or not of this model.
+    """
+    params = jax.device_get(jax.jit(functools.partial(init_params, config, built))())
+    if config.weights is None:
+        return params
+    raise NotImplementedError
+
+
+def make_predict(built: Built, mesh: Mesh) -> Callable[[Tree, Batch], np.ndarray]:
+    """(params, reader's batch that every process holds in full) -> f32[B, chunk, A] normalised action chunks.
+
+    Short batches are filled up, so the function compiles once.
+    """
+    size = 0
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def forward(params: Tree, observation: Tree, task: Tree) -> jax.Array:
+        return built.model.apply({"params": params}, observation, task, train=False)
+
+    def predict(params: Tree, batch: Batch) -> np.ndarray:
+        nonlocal size
+        inputs = built.device_form(batch)
+        rows = len(inputs["task"]["tokens"])
+        size = max(size, -(-rows // mesh.size) * mesh.size)
+
+        def fill(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, np.repeat(x[-1:], size - rows, axis=0)])
+
+        filled = jax.tree.map(fill, {name: inputs[name] for name in ("observation", "task")})
+        placed = sharding.put_whole(filled, mesh)
+        return np.asarray(forward(params, placed["observation"], placed["task"]))[:rows]
+
+    return predict

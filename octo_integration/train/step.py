@@ -1,0 +1,218 @@
+"""One training step: masked L1 over action chunks, AdamW with clipping and MAPS, jitted on a mesh.
+
+The step is one jitted function whose state is donated, so parameters, moments and anchors exist once. It returns
+device scalars and never waits for the device; the caller fetches them when it logs.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import maps_optax as mx
+from octo_integration.config import MapsConfig, OptimizerConfig
+from octo_integration.train import sharding
+
+Tree = Any
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | optax.MultiSteps
+
+# Weight decay is for matrices. Names decide, not ranks: nn.scan stacks the biases of a tower into a matrix.
+DECAYED = ("kernel", "embedding")
+
+# Where the first and last member of `make_optimizer`'s chain, which hold the weights, keep their state.
+HOLD_PATH = re.compile(r"opt_state/(inner_opt_state/)?[03]/")
+
+
+class Model(Protocol):
+    """What the step needs of a flax module."""
+
+    def apply(self, variables: Mapping[str, Any], observation: Any, task: Any, *, train: bool) -> jax.Array: ...
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step.
+
+    Attributes:
+      step: int32[], batches consumed (optimizer steps x optimizer.accumulate).
+      params: the model's parameters, float32.
+      opt_state: of `make_optimizer`.
+    """
+
+    step: jax.Array
+    params: Tree
+    opt_state: Tree
+
+
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """Linear warmup from 0 to the peak, then a cosine down to a tenth of it at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.lr,
+        warmup_steps=config.warmup,
+        decay_steps=config.steps,
+        end_value=0.1 * config.lr,
+    )
+
+
+def make_optimizer(optimizer: OptimizerConfig, maps: MapsConfig, layers: Any) -> Optimizer:
+    """clip -> AdamW -> what holds the weights, and gradient accumulation around it all.
+
+    `mx.chain` hands the raw gradient to MAPS and sits inside `optax.MultiSteps`, which gives it the accumulated one.
+    The chain has four members whatever the method, so that checkpoints of all methods differ only in HOLD_PATH.
+
+    Args:
+      layers: the model's LayerStack (or what `mx.maps` takes in its place).
+    """
+    b1, b2 = optimizer.betas
+    adamw = optax.adamw(
+        learning_rate(optimizer),
+        b1=b1,
+        b2=b2,
+        weight_decay=optimizer.weight_decay,
+        mask=decay_mask,
+    )
+    tx = mx.chain(
+        _penalty(maps, layers), optax.clip_by_global_norm(optimizer.clip), adamw, _projection(maps, layers, b1)
+    )
+    return tx if optimizer.accumulate == 1 else optax.MultiSteps(tx, optimizer.accumulate)
+
+
+def _penalty(config: MapsConfig, layers: Any) -> optax.GradientTransformation:
+    if config.method != "l2_sp":
+        return optax.identity()
+    strength = functools.partial(_uniform, layers, config.lambda_max)
+    return mx.l2_sp(strength, anchor_dtype=config.anchor_dtype)
+
+
+def _uniform(layers: Any, strength: float, params: Tree) -> Tree:
+    return mx.strengths(layers, params, strength, "constant")
+
+
+def _projection(config: MapsConfig, layers: Any, b1: float) -> optax.GradientTransformation:
+    if config.method != "maps":
+        return optax.identity()
+    return mx.maps(
+        layers,
+        config.lambda_max,
+        config.schedule,
+        anchor_dtype=config.anchor_dtype,
+        max_pull=config.max_pull,
+        criterion=config.criterion,
+        b1=b1,
+    )
+
+
+def decay_mask(params: Tree) -> Tree:
+    """True where weight decay applies: kernels and embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
+
+def l1_loss(predicted: jax.Array, action: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute error over the real steps of every chunk, as OpenVLA-OFT trains (arXiv 2502.19645).
+
+    Args:
+      predicted: [B, chunk, A], any float dtype.
+      action: f32[B, chunk, A], normalised.
+      mask: bool[B, chunk], False past the episode's end.
+
+    Returns:
+      f32[].
+    """
+    error = jnp.abs(predicted.astype(jnp.float32) - action).mean(-1)
+    return (error * mask).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def make_loss(model: Model) -> Callable[[Tree, Batch], jax.Array]:
+    """(params, device batch) -> f32[] loss; the precision of the pass is the model's own."""
+
+    def loss(params: Tree, batch: Batch) -> jax.Array:
+        predicted = model.apply({"params": params}, batch["observation"], batch["task"], train=True)
+        return l1_loss(predicted, batch["action"], batch["action_pad_mask"])
+
+    return loss
+
+
+def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int) -> TrainState:
+    """The state's shapes and shardings as `jax.ShapeDtypeStruct`s; nothing is computed.
+
+    Args:
+      params: arrays or shapes.
+      min_size: see `sharding.param_shardings`.
+    """
+    shapes = jax.eval_shape(functools.partial(_create, tx), params)
+    params_at = sharding.param_shardings(shapes.params, mesh, min_size)
+    state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
+
+    def place(shape: Any, at: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
+
+    return TrainState(
+        place(shapes.step, sharding.replicated(mesh)),
+        jax.tree.map(place, shapes.params, params_at),
+        jax.tree.map(place, shapes.opt_state, state_at),
+    )
+
+
+def shardings_of(abstract: Tree) -> Tree:
+    """The shardings of a tree of `jax.ShapeDtypeStruct`s."""
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def init_state(params: Tree, tx: Optimizer, like: TrainState) -> TrainState:
+    """The state of step 0, placed as `like` (of `abstract_state`) says.
+
+    It holds copies of `params`, so donating it leaves them alone.
+    """
+    placed = jax.device_put(params, shardings_of(like.params))
+    return jax.jit(functools.partial(_create, tx), out_shardings=shardings_of(like))(placed)
+
+
+def _create(tx: Optimizer, params: Tree) -> TrainState:
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_train_step(
+    loss: Callable[[Tree, Batch], jax.Array],
+    tx: Optimizer,
+    like: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step: (state, device batch) -> (next state, {"loss", "grad_norm"} as device scalars).
+
+    The state is donated: the caller's is gone after the call. `like` is of `abstract_state`.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = shardings_of(like)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=0,
+    )
+
+
+def to_device_form(batch: Batch, tokenize: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """A reader's batch, with or without actions, as the jitted functions take it: instructions become tokens."""
+    tokens, mask = tokenize([str(text) for text in batch["task"]["instruction"]])
+    actions = {name: batch[name] for name in ("action", "action_pad_mask") if name in batch}
+    return {
+        "observation": dict(batch["observation"]),
+        "task": {"tokens": tokens, "mask": mask},
+        **actions,
+    }

@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from octo_integration.data import DataConfig, Moments, Statistics, compute_statistics
+from octo_integration.data import episodes as episodes_module
+
+from .conftest import WriteRLDS
+
+
+def config(path: Path, **changes: object) -> DataConfig:
+    return DataConfig(path=str(path), **changes)  # type: ignore[arg-type]
+
+
+def toy(normalisation: str = "mean_std") -> Statistics:
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, [0.01, 5, 100, 0], (200, 4)).astype(np.float32)
+    moments = Moments.of(values)
+    return Statistics(moments, Moments.of(values[:, :2]), 4, 200, normalisation, "f")  # type: ignore[arg-type]
+
+
+def test_moments_are_numpys(write_rlds: WriteRLDS) -> None:
+    values = np.random.default_rng(0).normal(1e4, 1e-2, (1000, 2)).astype(np.float32)
+    moments = Moments.of(values)
+    x = values.astype(np.float64)
+    np.testing.assert_allclose(moments.std, x.std(0), rtol=1e-6)
+    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(moments.min, values.min(0))
+    np.testing.assert_array_equal(moments.max, values.max(0))
+    np.testing.assert_allclose(moments.q01, np.quantile(x, 0.01, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(moments.q99, np.quantile(x, 0.99, axis=0), rtol=1e-6)
+
+
+def test_statistics_of_a_split(write_rlds: WriteRLDS) -> None:
+    path = write_rlds([3, 5, 2])
+    whole = compute_statistics(config(path))
+    assert (whole.num_episodes, whole.num_steps) == (3, 10)
+    steps = [(e, s) for e, n in enumerate([3, 5, 2]) for s in range(n)]
+    np.testing.assert_allclose(whole.proprio.mean[:2], np.mean(steps, 0), rtol=1e-6)
+    np.testing.assert_allclose(whole.proprio.std[:2], np.std(steps, 0), rtol=1e-6)
+    part = compute_statistics(config(path, split="train[1:]"))
+    assert (part.num_episodes, part.num_steps) == (2, 7)
+    assert part.proprio.min[0] == 1
+
+
+def test_normalised_actions_have_mean_0_and_std_1() -> None:
+    statistics = toy()
+    x = np.random.default_rng(0).normal(3, [0.01, 5, 100, 0], (200, 4)).astype(np.float32)
+    y = statistics.normalise_action(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(y.std(0), [1, 1, 1, 0], atol=1e-3)
+    assert np.isfinite(statistics.normalise_action(x + 1)).all()  # 3, constant, becomes 4
+
+
+def test_bounds_put_the_percentiles_at_plus_and_minus_1() -> None:
+    statistics = toy("bounds")
+    moments = statistics.action
+    np.testing.assert_allclose(statistics.normalise_action(moments.q01)[:3], -1, rtol=1e-4)
+    np.testing.assert_allclose(statistics.normalise_action(moments.q99)[:3], 1, rtol=1e-4)
+    beyond = statistics.normalise_action(moments.q99 + (moments.q99 - moments.q01))
+    np.testing.assert_allclose(beyond[:3], 3, rtol=1e-3)  # nothing is clipped
+
+
+@pytest.mark.parametrize("normalisation", ["mean_std", "bounds"])
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_unnormalise_is_the_inverse(normalisation: str, array) -> None:  # type: ignore[no-untyped-def]
+    statistics = toy(normalisation)
+    x = np.random.default_rng(1).normal(0, 10, (6, 8, 4)).astype(np.float32)
+    back = statistics.unnormalise_action(statistics.normalise_action(array(x)))
+    np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-4)
+    proprio = statistics.normalise_proprio(array(x[..., :2]))
+    np.testing.assert_allclose(proprio, statistics.normalise_action(x)[..., :2], rtol=1e-6)
+
+
+def test_json_gives_back_every_bit() -> None:
+    statistics = toy()
+    again = Statistics.from_json(statistics.to_json())
+    assert again.to_json() == statistics.to_json()
+    for moments in ("action", "proprio"):
+        for field in dataclasses.fields(Moments):
+            a = getattr(getattr(statistics, moments), field.name)
+            b = getattr(getattr(again, moments), field.name)
+            assert a.tobytes() == b.tobytes() and b.dtype == np.float32
+
+
+def damaged_texts() -> list[str]:
+    good = json.loads(toy().to_json())
+    no_key = {k: v for k, v in good.items() if k != "num_steps"}
+    extra = {**good, "surprise": 1}
+    ragged = {**good, "action": {**good["action"], "std": [1.0]}}
+    nan = {**good, "action": {**good["action"], "std": [float("nan")] * 4}}
+    text = {**good, "action": "none"}
+    return ["", "{", "[]", *(json.dumps(v) for v in (no_key, extra, ragged, nan, text))]
+
+
+@pytest.mark.parametrize("text", damaged_texts())
+def test_damaged_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="^statistics: the JSON is damaged .*compute them again"):
+        Statistics.from_json(text)
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the sources that were read."""
+    seen: list[str] = []
+    scan = episodes_module.scan
+
+    def counted(source):  # type: ignore[no-untyped-def]
+        seen.append(source.name)
+        return scan(source)
+
+    monkeypatch.setattr(episodes_module, "scan", counted)
+    return seen
+
+
+def test_cache_is_used_and_leaves_nothing_else(
+    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]
+) -> None:
+    path, cache = write_rlds([3, 2]), tmp_path / "a" / "cache"
+    first = compute_statistics(config(path), cache)
+    again = compute_statistics(config(path), cache)
+    assert again.to_json() == first.to_json() and len(scans) == 1
+    assert len(os.listdir(cache)) == 1
+    bounds = compute_statistics(config(path, normalisation="bounds"), cache)
+    assert bounds.normalisation == "bounds" and len(scans) == 1
+    compute_statistics(config(path, split="train[:1]"), cache)
+    assert len(scans) == 2 and len(os.listdir(cache)) == 2
+
+
+def test_changed_data_are_read_again(
+    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]
+) -> None:
+    path = write_rlds([3, 2])
+    compute_statistics(config(path), tmp_path)
+    os.utime(path / "toy-train.tfrecord-00000-of-00001", ns=(0, 0))
+    compute_statistics(config(path), tmp_path)
+    assert len(scans) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"half"])
+def test_corrupted_cache_is_made_anew(
+    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str], content: bytes
+) -> None:
+    path, cache = write_rlds([3, 2]), tmp_path / "cache"
+    first = compute_statistics(config(path), cache)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    again = compute_statistics(config(path), cache)
+    assert again.to_json() == first.to_json() and len(scans) == 2
+    assert file.read_bytes() == whole
+
+
+def test_a_full_disk_costs_the_cache_only(
+    write_rlds: WriteRLDS,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with caplog.at_level(logging.WARNING):
+        statistics = compute_statistics(config(write_rlds([3])), tmp_path / "cache")
+    assert statistics.num_steps == 3
+    assert "No space left" in caplog.text
+    assert os.listdir(tmp_path / "cache") == []

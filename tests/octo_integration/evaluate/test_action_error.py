@@ -1,0 +1,79 @@
+"""Action error: what is averaged over what, per task, and its uncertainty."""
+
+import numpy as np
+import pytest
+
+from octo_integration.evaluate.action_error import action_error, difference
+
+CHUNK, ACTIONS = 4, 2
+
+
+def batches(episodes, lengths, tasks, size=5):
+    """Windows of episodes in order; the demonstrated actions are 0, padding included."""
+    owner = np.repeat(episodes, lengths)
+    step = np.concatenate([np.arange(n) for n in lengths])
+    left = np.repeat(lengths, lengths) - step
+    texts = np.repeat(np.asarray(tasks, object), lengths)
+    for i in range(0, len(owner), size):
+        rows = slice(i, i + size)
+        yield {
+            "task": {"instruction": texts[rows]},
+            "action": np.zeros((len(owner[rows]), CHUNK, ACTIONS), np.float32),
+            "action_pad_mask": np.arange(CHUNK) < left[rows, None],
+            "episode": owner[rows],
+        }
+
+
+def predict(params, batch):
+    """Wrong by params[episode] on real steps, by 100 on padding."""
+    error = np.asarray(params)[batch["episode"]][:, None, None]
+    mask = batch["action_pad_mask"][..., None]
+    return np.where(mask, error, 100.0) * np.ones((1, 1, ACTIONS))
+
+
+def unnormalise(x):
+    return x * np.asarray([1.0, 10.0]) + 3.0
+
+
+def test_padding_does_not_count_and_tasks_are_told_apart():
+    data = batches([0, 1, 2], [3, 6, 4], ["push", "pull", "push"])
+    error = action_error(predict, [1.0, 2.0, 5.0], data, unnormalise)
+    # Windows of an episode of n steps hold min(n, 4) + ... + 1 real steps: 6, 18 and 10 here.
+    assert error.l1 == pytest.approx((6 * 1 + 18 * 2 + 10 * 5) / 34)
+    assert error.episodes == 3
+    assert error.tasks["pull"].l1 == pytest.approx(2.0)
+    assert error.tasks["push"].l1 == pytest.approx((6 * 1 + 10 * 5) / 16)
+    assert (error.tasks["push"].episodes, error.tasks["pull"].episodes) == (2, 1)
+    np.testing.assert_allclose(error.physical, [error.l1, 10 * error.l1], rtol=1e-6)
+
+
+def test_the_standard_error_is_that_of_episodes_not_of_frames():
+    rng = np.random.default_rng(0)
+    levels = rng.normal(3.0, 1.0, 40)
+    error = action_error(predict, levels, batches(np.arange(40), [30] * 40, ["push"] * 40, size=64), unnormalise)
+    assert error.se == pytest.approx(levels.std() / 40**0.5, rel=0.15)
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    levels = rng.normal(3.0, 1.0, 20)
+    a, b = (
+        action_error(predict, x, batches(np.arange(20), [5] * 20, ["push"] * 20), unnormalise)
+        for x in (levels, levels - 0.1)
+    )
+    gap, se = difference(a, b)
+    assert gap == pytest.approx(-0.1)
+    assert se < 1e-6 < a.se  # every episode is better by the same amount, however different they are
+
+
+def test_other_episodes_cannot_be_compared():
+    a, b = (action_error(predict, [1.0], batches([0], [n], ["push"]), unnormalise) for n in (3, 4))
+    with pytest.raises(ValueError, match="different episodes"):
+        difference(a, b)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="no frames"):
+        action_error(predict, [], iter(()), unnormalise)
+    with pytest.raises(ValueError, match="predicts NaN"):
+        action_error(predict, [np.nan], batches([0], [3], ["push"]), unnormalise)

@@ -1,0 +1,90 @@
+"""The console command: help, exit codes, one-line errors, and what it imports."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from octo_integration import cli
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in text and command.summary in text
+
+
+def test_no_command_is_bad_input(capsys):
+    assert cli.main([]) == cli.BAD_INPUT
+    assert "usage: maps-vla COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_names_those_there_are(capsys):
+    assert cli.main(["tune"]) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "'tune'" in error and "finetune" in error
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_explains_every_option(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: maps-vla {name}" in text
+    module, _, attribute = cli.COMMANDS[name].options.partition(":")
+    options = getattr(importlib.import_module(module), attribute)
+    assert f"maps-vla {name} " in options.__doc__  # the command that launches it
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_an_unknown_option_is_bad_input(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--no-such-option", "1"])
+    assert stop.value.code == cli.BAD_INPUT
+
+
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    arguments = ["plot", "--runs", str(tmp_path / "absent")]
+    monkeypatch.delenv("MAPS_VLA_DEBUG", raising=False)
+    assert cli.main(arguments) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("maps-vla plot: no ")
+    monkeypatch.setenv("MAPS_VLA_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(arguments)
+
+
+def test_a_config_that_refuses_itself_says_why(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["finetune", "--out", "x", "--log-every", "0"])
+    assert stop.value.code == cli.BAD_INPUT
+    assert "config: log_every is 0; give a number of at least 1." in " ".join(capsys.readouterr().err.split())
+
+
+def test_inspect_prints_the_strengths(capsys):
+    assert cli.main(["inspect", "--lambda-max", "2.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["module", "layer", "tensors", "parameters", "λ"]
+    assert lines[1].startswith("dinov2") and lines[1].endswith("2.5000")
+    assert cli.main(["inspect", "--model", "huge"]) == cli.BAD_INPUT
+    assert "there is no model 'huge'; there are: " in capsys.readouterr().err
+
+
+def test_an_unknown_schedule_is_one_line(capsys):
+    assert cli.main(["inspect", "--schedule", "zigzag"]) == cli.BAD_INPUT
+    assert "unknown schedule 'zigzag'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["collect", "--help"], ["inspect"]])
+def test_heavy_libraries_are_imported_by_those_that_need_them(arguments):
+    code = (
+        "import sys\n"
+        "from octo_integration import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'tensorflow', 'metaworld', 'mujoco', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout[-500:] + done.stderr[-2000:]

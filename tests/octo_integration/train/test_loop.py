@@ -1,0 +1,196 @@
+"""Fine-tuning from end to end on the shipped data with a micro model: resume, signals, logs, drift, errors."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.data import DataConfig
+from octo_integration.model.config import CONFIGS
+from octo_integration.plot import plot_drift
+from octo_integration.train import checkpoint, loop
+from octo_integration.train.policy import load_policy, load_run
+from tests.octo_integration.train import micro_vla
+
+ROOT = Path(__file__).parents[3]
+STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def _micro_model(monkeypatch, tmp_path_factory):
+    monkeypatch.setitem(CONFIGS, "micro", micro_vla.CONFIG)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def config(out: Path, **changes) -> FinetuneConfig:
+    base = FinetuneConfig(
+        out=str(out),
+        model="micro",
+        weights=None,
+        data=DataConfig(batch_size=4),
+        optimizer=OptimizerConfig(lr=3e-3, warmup=2, steps=STEPS),
+        eval_splits=("heldout",),
+        log_every=1,
+        save_every=5,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def saved_params(out: Path, step: int | None = None):
+    return load_run(out, step).params
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Ten steps without an interruption."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "micro", micro_vla.CONFIG)
+        out = tmp_path_factory.mktemp("straight")
+        outcome = loop.finetune(config(out))
+    assert (outcome.step, outcome.signal) == (STEPS, None)
+    return out
+
+
+def test_sigterm_saves_and_the_same_command_resumes_bit_for_bit(straight, tmp_path):
+    command = [
+        sys.executable, "-m", "tests.octo_integration.train.drive", "0.3", "finetune", "--out", str(tmp_path),
+        "--model", "micro", "--weights", "None", "--data.batch-size", "4", "--optimizer.lr", "3e-3",
+        "--optimizer.warmup", "2", "--optimizer.steps", str(STEPS), "--eval-splits", "heldout",
+        "--log-every", "1", "--save-every", "5",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    stopped = checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=2).latest_step()
+    assert 3 <= stopped < STEPS
+    assert f"at step {stopped}, saved" in output and "Traceback" not in errors
+
+    assert loop.finetune(config(tmp_path)).step == STEPS
+    assert_same(saved_params(tmp_path), saved_params(straight))
+    for a, b in zip(lines(tmp_path), lines(straight), strict=True):
+        assert {**a, "steps_per_second": 0} == {**b, "steps_per_second": 0}
+
+
+def test_a_finished_run_is_only_measured_again(straight, capsys):
+    before = (straight / "metrics.jsonl").read_text()
+    outcome = loop.finetune(config(straight))
+    assert outcome.step == STEPS and set(outcome.errors) == {"heldout"}
+    assert (straight / "metrics.jsonl").read_text() == before
+    assert f"at step {STEPS} of {STEPS}" in capsys.readouterr().out
+
+
+def test_what_a_run_leaves_behind(straight):
+    names = {path.name for path in straight.iterdir()}
+    assert {"config.json", "statistics.json", "checkpoints", "metrics.jsonl", "drift.json"} <= names
+    records = lines(straight)
+    assert [r["step"] for r in records] == [*range(1, STEPS + 1), STEPS]
+    assert {"loss", "grad_norm", "learning_rate", "drift/dinov2/0", "triggered/bridge"} <= set(records[4])
+    assert "action_l1/heldout" in records[-1]
+    assert json.loads((straight / "config.json").read_text())["versions"]["jax"] == jax.__version__
+    events = next(straight.glob("events.out.tfevents*")).read_bytes()
+    assert b"drift/dinov2/0" in events and Event is not None
+
+
+def test_drift_is_the_distance_to_the_pretrained_weights_for_every_method(straight, tmp_path):
+    loop.finetune(config(tmp_path, maps=MapsConfig(method="adam")))
+    for out, strength in ((straight, MapsConfig.lambda_max), (tmp_path, 0.0)):
+        record = json.loads((out / "drift.json").read_text())
+        rows = {row["name"]: row for row in record["tensors"]}
+        theta0 = loop.initial_params(config(out), load_run(out).built)
+        theta = saved_params(out)
+        gap = np.asarray(theta["bridge"]["fc1"]["kernel"]) - theta0["bridge"]["fc1"]["kernel"]
+        assert rows["bridge/fc1/kernel"]["drift"] == pytest.approx(float(np.linalg.norm(gap)), rel=1e-4)
+        assert max(row["strength"] for row in rows.values()) == strength
+        assert [row["layer"] for row in record["tensors"]] == sorted(row["layer"] for row in record["tensors"])
+        assert not any(name.startswith(("action_head", "readout")) for name in rows)
+    plot_drift([straight, tmp_path], tmp_path / "drift.png")
+
+
+def test_another_config_in_the_same_folder_names_the_field(straight):
+    with pytest.raises(ValueError, match=r"holds a run with seed=0, this one has 1; choose another --out"):
+        loop.finetune(config(straight, seed=1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = loop.data.train_batches
+
+    def poisoned(*args, start=0, **kwargs):
+        for i, batch in enumerate(real(*args, start=start, **kwargs), start=start):
+            if i == 6:
+                batch = {**batch, "action": batch["action"] * np.nan}
+            yield batch
+
+    monkeypatch.setattr(loop.data, "train_batches", poisoned)
+    with pytest.raises(FloatingPointError, match=r"is nan at step 7; .* last good checkpoint is 5 "):
+        loop.finetune(config(tmp_path, log_every=10))
+    assert checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=2).all_steps() == [5]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved_params(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "huge"}, "there is no model 'huge'"),
+        ({"data": DataConfig(path="/nowhere")}, "/nowhere"),
+        ({"mesh": MeshConfig(data=3)}, "mesh: data=3"),
+        ({"weights": "/nowhere/x.safetensors"}, "/nowhere/x.safetensors"),
+        ({"eval_splits": ("test",)}, "test"),
+    ],
+)
+def test_bad_input_is_told_before_the_first_step_and_leaves_nothing(tmp_path, changes, message):
+    out = tmp_path / "run"
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        loop.finetune(config(out, **changes))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_the_policy_gives_actions_in_the_units_of_the_data(straight):
+    policy = load_policy(straight)
+    rng = np.random.default_rng(0)
+    observation = {
+        "image_primary": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8),
+        "proprio": np.asarray([0.0, 0.6, 0.2, 1.0], np.float32),
+    }
+    actions = policy(observation, "push the puck to the goal")
+    assert actions.shape == (8, 4) and np.isfinite(actions).all()
+    run = load_run(straight)
+    batch = {
+        "observation": {
+            "image_primary": observation["image_primary"][None, None],
+            "proprio": run.built.statistics.normalise_proprio(observation["proprio"])[None, None],
+            "timestep_pad_mask": np.ones((1, 1), bool),
+        },
+        "task": {"instruction": ["push the puck to the goal"]},
+    }
+    expected = run.built.statistics.unnormalise_action(run.predict(run.params, batch))[0]
+    np.testing.assert_allclose(actions, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"image_primary has shape \(32, 32, 3\)"):
+        policy({**observation, "image_primary": np.zeros((32, 32, 3), np.uint8)}, "push")

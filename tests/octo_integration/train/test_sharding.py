@@ -1,0 +1,109 @@
+"""Meshes, the rule for parameters, and that eight devices train like one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from octo_integration.config import MeshConfig
+from octo_integration.train import sharding
+
+ROOT = Path(__file__).parents[3]
+
+TRAIN = """
+import json
+import jax, numpy as np
+from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.train import sharding
+from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
+from tests.octo_integration.train import micro
+
+def run(devices, data, fsdp, accumulate):
+    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp), jax.devices()[:devices])
+    maps = MapsConfig(method="maps", lambda_max=2.0)
+    tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=2, steps=20, accumulate=accumulate), maps, micro.LAYERS)
+    like = abstract_state(micro.params(), tx, mesh, 64)
+    step = make_train_step(make_loss(micro.Micro()), tx, like, mesh)
+    state, losses = init_state(micro.params(), tx, like), []
+    for i in range(12):
+        state, metrics = step(state, sharding.put_local(micro.batch(i, 16), mesh))
+        losses.append(float(metrics["loss"]))
+    inner = state.opt_state.inner_opt_state if accumulate > 1 else state.opt_state
+    kernel = lambda tree: str(tree["vision"]["blocks"]["fc"]["kernel"].sharding.spec)
+    where = {"params": kernel(state.params), "anchor": kernel(inner[3].anchor), "mu": kernel(inner[2][0].mu)}
+    return {"losses": losses, "where": where}
+
+print(json.dumps({"one": run(1, 1, 1, 1), "eight": run(8, 8, 1, 1), "two_by_four": run(8, 2, 4, 1),
+                  "one_accumulated": run(1, 1, 1, 2), "accumulated": run(8, 1, -1, 2)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("many", "one"),
+    [("eight", "one"), ("two_by_four", "one"), ("accumulated", "one_accumulated")],
+)
+def test_eight_devices_train_like_one(runs, many, one):
+    np.testing.assert_allclose(runs[many]["losses"], runs[one]["losses"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["two_by_four", "accumulated"])
+def test_moments_and_anchors_live_with_their_parameters(runs, name):
+    where = runs[name]["where"]
+    assert "fsdp" in where["params"]
+    assert where["anchor"] == where["mu"] == where["params"]
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (MeshConfig(), {"data": 1, "fsdp": 1}),
+        (MeshConfig(data=1, fsdp=-1), {"data": 1, "fsdp": 1}),
+    ],
+)
+def test_mesh_of_one_device(config, shape):
+    assert dict(sharding.make_mesh(config, jax.devices()[:1]).shape) == shape
+
+
+@pytest.mark.parametrize("config", [MeshConfig(2, 1), MeshConfig(-1, 3), MeshConfig(-1, -1), MeshConfig(0, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(config):
+    with pytest.raises(ValueError, match=r"mesh: data=.* the 1 device\(s\)"):
+        sharding.make_mesh(config, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((64, 128), PartitionSpec(None, "fsdp")),  # the largest axis
+        ((128, 64), PartitionSpec("fsdp")),
+        ((64, 64), PartitionSpec(None, "fsdp")),  # of equals the last: a stack keeps its layers whole
+        ((3, 30, 101), PartitionSpec()),  # nothing divides
+        ((3, 64, 101), PartitionSpec(None, "fsdp")),  # the largest that divides
+        ((8,), PartitionSpec()),  # too small to be worth it
+        ((), PartitionSpec()),
+    ],
+)
+def test_the_rule_for_parameters(shape, spec):
+    mesh = AbstractMesh((2, 4), sharding.AXES)
+    leaf = jax.ShapeDtypeStruct(shape, "float32")
+    assert sharding.param_shardings({"w": leaf}, mesh, 64)["w"].spec == spec
