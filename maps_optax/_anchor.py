@@ -82,8 +82,8 @@ def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any
 
 
 def on_device(leaf: Any) -> Any:
-    """An anchor kept in host memory, brought to the device for the step."""
-    return jax.device_put(leaf, jax.memory.Space.Device)
+    """An anchor that may be kept in host memory, brought to the device; a JAX without `jax.memory` keeps none there."""
+    return jax.device_put(leaf, jax.memory.Space.Device) if hasattr(jax, "memory") else leaf
 
 
 def _host_space(memory_kind: str) -> Any:
@@ -245,6 +245,7 @@ def fingerprint(leaf: Any) -> jax.Array:
     """
     if str(leaf.dtype) not in _DTYPES:
         raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(_DTYPES)}.")
+    leaf = on_device(leaf)
     words = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16}[jnp.dtype(leaf.dtype).itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)  # float64 gains a last axis of 2
     place = jnp.zeros(bits.shape, jnp.uint32)

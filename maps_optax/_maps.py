@@ -1,7 +1,7 @@
 """MAPS: Selective Projection Decay with a strength that falls along the stack."""
 
 import functools
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import jax
 import optax
@@ -13,7 +13,15 @@ def maps(
     layers: _layers.Layers,
     lambda_max: Union[float, optax.Schedule],
     schedule: _schedules.Schedule = "linear",
-    **spd_options: Any,
+    *,
+    anchor: Any = None,
+    anchor_dtype: Any = None,
+    anchor_memory_kind: Optional[str] = None,
+    norm: str = "l2",
+    max_pull: Optional[float] = None,
+    b1: float = 0.9,
+    criterion: str = "auto",
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Module-Wise Proximity Scheduling: `spd` whose λ falls along the pretrained stack.
 
@@ -27,7 +35,8 @@ def maps(
       lambda_max: λ of the first layer, or an optax schedule of the step count, starting at 0.
       schedule: ``"linear"``, ``"cosine"``, ``"constant"``, ``"exponential"``, ``"step"``, or a callable
         `(k, size) -> λ_k/λ_max`. A leaf whose ratio is 0 is free and keeps no anchor.
-      **spd_options: any keyword of `spd`.
+      anchor, anchor_dtype, anchor_memory_kind, norm, max_pull, b1, criterion, axis_name: as in `spd` (by name rather
+        than as ``**options``, which `optax.inject_hyperparams` cannot bind).
 
     Returns:
       A transformation with state `SPDState`, to be placed after the optimizer that makes the step.
@@ -56,7 +65,19 @@ def maps(
         scale = lambda_max
     elif isinstance(lambda_max, jax.Array):  # `optax.inject_hyperparams` gives it anew each step
         scale = functools.partial(_constant, lambda_max)
-    return _spd.selective_projection(ratios, scale, "mx.maps", **spd_options)
+    return _spd.selective_projection(
+        ratios,
+        scale,
+        "mx.maps",
+        anchor=anchor,
+        anchor_dtype=anchor_dtype,
+        anchor_memory_kind=anchor_memory_kind,
+        norm=norm,
+        max_pull=max_pull,
+        b1=b1,
+        criterion=criterion,
+        axis_name=axis_name,
+    )
 
 
 def _constant(value: jax.Array, count: Any) -> jax.Array:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from octo_integration.config import read_config
+
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
@@ -62,6 +64,50 @@ class PlotConfig:
     """The figure; its ending chooses the format."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FramesConfig:
+    """Renders randomised scenes of Meta-World with labels and captions: what `maps-vla pretrain` learns from.
+
+    maps-vla collect-frames --out frames --count 12000
+    """
+
+    out: str
+    """Directory to make."""
+    count: int = 12_000
+    """Frames in all."""
+    seed: int = 0
+    """The same seed gives the same frames."""
+    workers: int = 2
+    """Simulator processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Lets the policy of a fine-tuning run act in Meta-World and counts successes, with 95 % confidence intervals.
+
+    maps-vla evaluate --run runs/tiny-maps --tasks reach push --episodes 20 --shifts none texture
+    """
+
+    run: str
+    """Run directory of finetune."""
+    step: int | None = None
+    """Step of the checkpoint; default: the latest."""
+    tasks: tuple[str, ...] = ("reach", "push", "button-press", "drawer-close", "handle-press", "door-open")
+    """Names from octo_integration/data/collect/tasks.py."""
+    shifts: tuple[str, ...] = ("none",)
+    """Held-out conditions, each measured on its own: none, texture, light, camera, color, language."""
+    episodes: int = 20
+    """Per task and shift; the same seed starts all policies from the same states."""
+    max_steps: int = 120
+    """Steps after which an episode has failed."""
+    execute: int = 4
+    """Steps of a predicted chunk that are carried out before the next prediction."""
+    seed: int = 0
+    """Of the initial states and looks."""
+    video: str | None = None
+    """Folder for a video of every episode."""
+
+
 def inspect(config: InspectConfig) -> int:
     """Prints the table of strengths."""
     import maps_optax as mx
@@ -86,6 +132,60 @@ def finetune(config: Any) -> int:
     return 0
 
 
+def evaluate(config: EvaluateConfig) -> int:
+    """Rolls a checkpoint out and prints the success rates."""
+    from octo_integration.evaluate.rollout import rollout
+    from octo_integration.train.policy import load_policy
+
+    policy = load_policy(Path(config.run), config.step)
+    image_size = read_config(Path(config.run)).data.image_size
+    results = [
+        result
+        for shift in config.shifts
+        for result in rollout(
+            policy,
+            config.tasks,
+            episodes=config.episodes,
+            seed=config.seed,
+            shift=shift,
+            max_steps=config.max_steps,
+            execute=config.execute,
+            image_size=image_size,
+            video_dir=None if config.video is None else Path(config.video),
+        )
+    ]
+    print(f"{'task':<16}{'shift':<12}{'success':>12}{'rate':>8}   95 % interval")
+    for r in results:
+        n, (low, high) = len(r.outcomes), r.interval
+        count = f"{r.successes} of {n}"
+        print(f"{r.task:<16}{r.shift:<12}{count:>12}{r.successes / n:>8.0%}   {low:.0%} to {high:.0%}")
+    return 0
+
+
+def collect(config: Any) -> int:
+    """Records demonstrations."""
+    from octo_integration.data.collect import collect as run
+
+    print(run(config))
+    return 0
+
+
+def collect_frames(config: FramesConfig) -> int:
+    """Renders frames for pretraining."""
+    from octo_integration.data.collect import render_frames
+
+    print(render_frames(Path(config.out), count=config.count, seed=config.seed, workers=config.workers))
+    return 0
+
+
+def pretrain(config: Any) -> int:
+    """Makes pretrained weights."""
+    from octo_integration.train.pretrain import pretrain as run
+
+    print(run(config))
+    return 0
+
+
 def plot(config: PlotConfig) -> int:
     """Draws the drift figure."""
     from octo_integration.plot import plot_drift
@@ -107,8 +207,24 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         "show the strength of every layer of a model, before any training", f"{HERE}.cli:InspectConfig", inspect
     ),
+    "collect": Command(
+        "record demonstrations of Meta-World's scripted experts as RLDS",
+        f"{HERE}.data.collect:CollectConfig",
+        collect,
+    ),
+    "collect-frames": Command(
+        "render randomised Meta-World frames for pretraining", f"{HERE}.cli:FramesConfig", collect_frames
+    ),
+    "pretrain": Command(
+        "make pretrained weights from rendered frames, or resume",
+        f"{HERE}.train.pretrain:PretrainConfig",
+        pretrain,
+    ),
     "finetune": Command(
         "fine-tune a model on RLDS demonstrations, or resume", f"{HERE}.config:FinetuneConfig", finetune
+    ),
+    "evaluate": Command(
+        "roll a fine-tuned policy out in Meta-World: success per task", f"{HERE}.cli:EvaluateConfig", evaluate
     ),
     "plot": Command("draw the drift of runs along the stack", f"{HERE}.cli:PlotConfig", plot),
     "demo": Command(

@@ -1,0 +1,1 @@
+"""Measuring policies: action error on held-out demonstrations, success in the simulator."""

@@ -1,4 +1,4 @@
-"""Attention: who may look at whom, rotary positions, and the projections around softmax(q k^T) v."""
+"""Attention: who may look at whom, rotary positions, projections around softmax(q k^T) v."""
 
 import functools
 
@@ -15,13 +15,13 @@ def blockwise_mask(times: jax.Array, valid: jax.Array) -> jax.Array:
     observation, so that nothing but readouts attends to readouts; a time per token is causal.
 
     Args:
-      times: int[N].
+      times: int[N], or int[B, N] where samples differ.
       valid: bool[B, N], False = padding, which nothing attends to.
 
     Returns:
       bool[B, N (query), N (key)].
     """
-    return (times[None, :] <= times[:, None]) & valid[:, None, :]
+    return (times[..., None, :] <= times[..., :, None]) & valid[:, None, :]
 
 
 def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         q = project((self.heads, size), name="query")(x)
         k = project((self.kv_heads, size), name="key")(x)
         v = project((self.kv_heads, size), name="value")(x)
-        if self.rope_theta is not None:
+        if self.rope_theta is not None and positions is not None:
             q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
         y = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None])
         return nn.DenseGeneral(

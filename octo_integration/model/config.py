@@ -1,4 +1,4 @@
-"""The sizes of a model. Every size is built by the same code; a configuration is all that differs."""
+"""The sizes of a model. One code builds every size; a configuration is all that differs."""
 
 import dataclasses
 from typing import Literal
@@ -38,6 +38,7 @@ class TowerConfig:
     std: RGB
 
     def __post_init__(self) -> None:
+        """Refuses sizes that do not fit each other."""
         if self.width % self.heads:
             raise ValueError(
                 f"model: a tower's width {self.width} is not a multiple of heads {self.heads}."
@@ -69,6 +70,7 @@ class LanguageConfig:
     norm_eps: float
 
     def __post_init__(self) -> None:
+        """Refuses sizes that do not fit each other."""
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model: language width {self.width} / heads {self.heads} is not an even integer."
@@ -105,9 +107,10 @@ class VLAConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        """Refuses sizes that do not fit each other."""
         patches = {tower.patch for tower in (self.dinov2, self.siglip)}
         if len(patches) > 1:
-            raise ValueError(f"model: the towers' patches differ, {sorted(patches)}; give one size.")
+            raise ValueError(f"model: the towers' patch sizes {patches} differ; give one.")
         if self.image_size % self.dinov2.patch:
             raise ValueError(
                 f"model: image_size {self.image_size} is not a multiple of the patch size "
@@ -155,7 +158,7 @@ CONFIGS: dict[str, VLAConfig] = {
             norm_eps=1e-6,
         ),
         image_size=64,
-        instruction_length=64,
+        instruction_length=56,
         action_dim=4,
         proprio_dim=4,
         chunk=8,

@@ -1,4 +1,4 @@
-"""What fine-tuning adds to the pretrained stack: readouts, the action head, the proprio projector."""
+"""What fine-tuning adds to the pretrained stack: readouts, action head, proprio projector."""
 
 import functools
 
@@ -26,7 +26,7 @@ class Readout(nn.Module):
 
 
 class L1ActionHead(nn.Module):
-    """Continuous actions by regression, as OpenVLA-OFT (arXiv 2502.19645): an MLP on every readout."""
+    """Actions by regression, an MLP on every readout, as OpenVLA-OFT (arXiv 2502.19645)."""
 
     action_dim: int
     hidden: int
@@ -34,13 +34,13 @@ class L1ActionHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, chunk, W] decoder outputs at the readouts -> f32[B, chunk, action_dim], normalised."""
+        """[B, chunk, W] decoder outputs -> f32[B, chunk, action_dim], normalised."""
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        x = nn.relu(dense(self.hidden, name="fc1")(nn.LayerNorm(dtype=jnp.float32, name="norm1")(x)))
-        y = nn.LayerNorm(dtype=jnp.float32, name="norm2")(x)
-        x = x + nn.relu(dense(self.hidden, name="fc2")(y))
+        norm = functools.partial(nn.LayerNorm, dtype=jnp.float32)
+        x = nn.relu(dense(self.hidden, name="fc1")(norm(name="norm1")(x)))
+        x = x + nn.relu(dense(self.hidden, name="fc2")(norm(name="norm2")(x)))
         out = nn.Dense(self.action_dim, kernel_init=OUTPUT_INIT, dtype=jnp.float32, name="out")
-        return out(nn.LayerNorm(dtype=jnp.float32, name="norm3")(x))
+        return out(norm(name="norm3")(x))
 
 
 class ProprioProjector(nn.Module):

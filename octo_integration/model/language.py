@@ -1,4 +1,4 @@
-"""The decoder: RMSNorm, grouped attention with rotary positions, SwiGLU (Qwen2.5, arXiv 2412.15115).
+"""The decoder: RMSNorm, grouped attention, rotary positions, SwiGLU (Qwen2.5, arXiv 2412.15115).
 
 It takes embeddings, so that images, proprio and readouts can stand between words, and whatever
 attention mask the caller makes.
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The language model without its input: embed, run, and (in pretraining) read the next token."""
+    """The language model in parts: embed, run, and (in pretraining) read the next token."""
 
     config: LanguageConfig
     dtype: str

@@ -27,7 +27,7 @@ INSTRUCTION_TIME = -1
 
 
 def token_times(window: int, patches: int, instruction: int, chunk: int) -> np.ndarray:
-    """The time of every decoder token, for `blockwise_mask`: int[N] in the order of the sequence."""
+    """The time of every decoder token, for `blockwise_mask`: int[N], in their order."""
     steps = np.arange(window)
     return np.concatenate(
         [
@@ -40,7 +40,7 @@ def token_times(window: int, patches: int, instruction: int, chunk: int) -> np.n
 
 
 def token_positions(valid: jax.Array) -> jax.Array:
-    """Positions that count valid tokens only, so padding moves nothing: bool[B, N] -> int32[B, N]."""
+    """bool[B, N] -> int32[B, N] positions that count valid tokens only: padding moves nothing."""
     return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
 
 

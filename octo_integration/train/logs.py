@@ -51,15 +51,14 @@ def open_log(out: Path, *, start: int, steps: int, name: str) -> Iterator[RunLog
     from tqdm import tqdm
 
     silent = jax.process_index() != 0
+    empty = silent or start >= steps  # a finished run has no events to add
     path = Path(os.devnull) if silent else out / "metrics.jsonl"
     if not silent:
         _keep_lines(path, start)
     # A log file gets a line now and then, a terminal a living bar.
     interval = 0.1 if sys.stderr.isatty() else 15.0
-    progress = tqdm(
-        total=steps, initial=start, desc=name, unit="step", mininterval=interval, disable=silent
-    )
-    events = SummaryWriter(None if silent else str(out), write_to_disk=not silent)
+    progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=interval, disable=silent)
+    events = SummaryWriter(str(out), write_to_disk=not empty)
     with progress as bar, path.open("a") as lines, contextlib.closing(events):
         yield RunLog(bar, lines, events)
 

@@ -1,23 +1,27 @@
 """From a config to what a run is made of: the model for its data set, its stack of layers, theta0."""
 
+import contextlib
 import dataclasses
 import functools
+import importlib.resources
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from octo_integration.model import tokenizer
-from octo_integration.model.config import CONFIGS, VLAConfig
-from octo_integration.model.vla import VLA
 
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import Statistics
+from octo_integration.model import tokenizer
+from octo_integration.model.config import CONFIGS, FRESH, VLAConfig
+from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
 from octo_integration.train.step import to_device_form
+from octo_integration.weights.store import load_params
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -90,7 +94,12 @@ def initial_params(config: FinetuneConfig, built: Built) -> Tree:
     params = jax.device_get(jax.jit(functools.partial(init_params, config, built))())
     if config.weights is None:
         return params
-    raise NotImplementedError
+    shipped = importlib.resources.files("octo_integration") / "assets" / f"{config.weights}.safetensors"
+    with contextlib.ExitStack() as stack:
+        path = Path(config.weights)
+        if shipped.is_file():
+            path = stack.enter_context(importlib.resources.as_file(shipped))
+        return load_params(path, params, fresh=FRESH)
 
 
 def make_predict(built: Built, mesh: Mesh) -> Callable[[Tree, Batch], np.ndarray]:
@@ -102,7 +111,8 @@ def make_predict(built: Built, mesh: Mesh) -> Callable[[Tree, Batch], np.ndarray
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def forward(params: Tree, observation: Tree, task: Tree) -> jax.Array:
-        return built.model.apply({"params": params}, observation, task, train=False)
+        actions: Any = built.model.apply({"params": params}, observation, task, train=False)
+        return actions
 
     def predict(params: Tree, batch: Batch) -> np.ndarray:
         nonlocal size

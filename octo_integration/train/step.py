@@ -7,8 +7,9 @@ device scalars and never waits for the device; the caller fetches them when it l
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,12 +30,6 @@ DECAYED = ("kernel", "embedding")
 
 # Where the first and last member of `make_optimizer`'s chain, which hold the weights, keep their state.
 HOLD_PATH = re.compile(r"opt_state/(inner_opt_state/)?[03]/")
-
-
-class Model(Protocol):
-    """What the step needs of a flax module."""
-
-    def apply(self, variables: Mapping[str, Any], observation: Any, task: Any, *, train: bool) -> jax.Array: ...
 
 
 class TrainState(NamedTuple):
@@ -130,11 +125,11 @@ def l1_loss(predicted: jax.Array, action: jax.Array, mask: jax.Array) -> jax.Arr
     return (error * mask).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def make_loss(model: Model) -> Callable[[Tree, Batch], jax.Array]:
+def make_loss(model: nn.Module) -> Callable[[Tree, Batch], jax.Array]:
     """(params, device batch) -> f32[] loss; the precision of the pass is the model's own."""
 
     def loss(params: Tree, batch: Batch) -> jax.Array:
-        predicted = model.apply({"params": params}, batch["observation"], batch["task"], train=True)
+        predicted: Any = model.apply({"params": params}, batch["observation"], batch["task"], train=True)
         return l1_loss(predicted, batch["action"], batch["action_pad_mask"])
 
     return loss

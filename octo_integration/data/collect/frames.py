@@ -24,7 +24,9 @@ HAND_LOW, HAND_HIGH = np.array([-0.3, 0.45, 0.06]), np.array([0.3, 0.85, 0.35]) 
 NEAR = 0.08  # of the image; closer than this, hand and object are called touching
 DIM, BRIGHT = 0.8, 1.15  # intensities that a caption mentions
 OPEN = 0.6  # gripper openings above it are called open
-DESCRIPTION = "Meta-World scenes with random poses, textures, light, camera and object colours; positions and a caption."
+DESCRIPTION = (
+    "Meta-World scenes with random poses, textures, light, camera and object colours; positions and a caption."
+)
 
 Frame = dict[str, Any]
 

@@ -87,7 +87,8 @@ def _serve(connection: Connection, task: str, image_size: int, shift: Shift | No
                 name, args, options = connection.recv()
                 try:
                     found = getattr(env, name)
-                    answer = (found(*args, **options) if callable(found) else found, None)
+                    result = found(*args, **options) if callable(found) else found
                 except Exception as error:
-                    answer = (None, error)
-                connection.send(answer)
+                    connection.send((None, error))
+                else:
+                    connection.send((result, None))

@@ -78,8 +78,8 @@ class Renderer:
         """
         if "tensorflow" in sys.modules:
             raise RenderingUnavailable(
-                "tensorflow is loaded in this process, where rendering would crash (both bring an LLVM); "
-                "use octo_integration.data.collect.isolated.isolated_env."
+                "tensorflow is loaded in this process, where rendering would crash (both bring an LLVM): use "
+                "octo_integration.data.collect.isolated.isolated_env, in a script that does not import it at its top."
             )
         mujoco = self._mujoco = import_mujoco()
         self._model, self._size = model, size

@@ -1,0 +1,127 @@
+"""What pretraining gave, measured on held-out frames beside the random start.
+
+Localisation: ridge regression from all patch features of a tower to positions, as a linear probe.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from octo_integration.data.frames_reader import Frames
+from octo_integration.model.vla import VLA
+from octo_integration.train.pretrain_objective import Batch, answer_loss, run_heads, run_model
+from octo_integration.train.pretrain_text import KINDS
+
+Tree = Any
+Probes = dict[str, float]
+Batches = Callable[[Frames, str, np.ndarray], Batch]
+
+ROWS = 64
+FITTED = 2000
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+POINTS = ("hand", "object")
+
+
+def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batches) -> Probes:
+    """Measures {"model": ..., "heads": ...}.
+
+    Args:
+      train: frames that the linear probes are fitted on.
+      heldout: at least ROWS frames that training has not seen.
+      batches: (frames, kind of question, indices) -> the device batch.
+
+    Returns:
+      {tower}_{point}_cm: mean distance between probed and true position;
+      retrieval: share of images whose caption is the nearest among ROWS;
+      perplexity_{kind}: per byte of the answers; with suffix _other_image: given another frame.
+    """
+    look = functools.partial(_features, vla, params["model"])
+    spread = np.linspace(0, len(train) - 1, min(FITTED, len(train)))
+    fitted = train.take(spread.astype(int))
+    known, new = look(fitted.image), look(heldout.image)
+    found: Probes = {}
+    for tower in known:
+        for point in POINTS:
+            truth = getattr(heldout, point)
+            guess = _ridge(known[tower], getattr(fitted, point), new[tower])
+            found[f"{tower}_{point}_cm"] = _centimetres(guess - truth)
+    for point in POINTS:
+        mean = getattr(fitted, point).mean(0)
+        found[f"mean_{point}_cm"] = _centimetres(mean - getattr(heldout, point))
+    found["retrieval"] = _retrieval(vla, params, heldout, batches)
+    for kind in KINDS:
+        for suffix, shift in {"": 0, "_other_image": 1}.items():
+            value = _perplexity(vla, params["model"], heldout, batches, kind, shift)
+            found[f"perplexity_{kind}{suffix}"] = value
+    return found
+
+
+def _groups(count: int) -> Iterator[np.ndarray]:
+    """Full groups of ROWS, far apart on disk, where neighbours are of one episode."""
+    step = count // ROWS
+    for first in range(step):
+        yield first + step * np.arange(ROWS)
+
+
+def _towers(vla: VLA, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return vla.dinov2(images), vla.siglip(images)
+
+
+def _features(vla: VLA, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:
+    @jax.jit
+    def look(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        both: Any = vla.apply({"params": params}, images, method=_towers)
+        return both
+
+    padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % ROWS, axis=0)])
+    parts = [look(padded[i : i + ROWS]) for i in range(0, len(padded), ROWS)]
+    joined = [np.concatenate([np.asarray(p[k]) for p in parts])[: len(images)] for k in range(2)]
+    return {name: x.reshape(len(x), -1) for name, x in zip(("dinov2", "siglip"), joined)}
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Ridge regression in its dual form; every fifth row chooses among RIDGES."""
+    chosen = np.arange(len(x)) % 5 == 0
+    mean, target = x.mean(0), y.mean(0)
+    scale = np.square(x - mean).sum(1).mean()
+
+    def solve(rows: np.ndarray, ridge: float, at: np.ndarray) -> np.ndarray:
+        kernel = (x[rows] - mean) @ (x[rows] - mean).T / scale
+        weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), y[rows] - target)
+        return (at - mean) @ (x[rows] - mean).T / scale @ weights + target
+
+    errors = [_centimetres(solve(~chosen, ridge, x[chosen]) - y[chosen]) for ridge in RIDGES]
+    return solve(np.full(len(x), True), RIDGES[int(np.argmin(errors))], new)
+
+
+def _centimetres(error: np.ndarray) -> float:
+    return float(100 * np.linalg.norm(error, axis=-1).mean())
+
+
+def _retrieval(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> float:
+    @jax.jit
+    def hits(batch: Batch) -> jax.Array:
+        seen = run_model(vla, params["model"], jnp.asarray(batch.image), None, batch)
+        out = run_heads(params["heads"], seen, jnp.asarray(batch.words))
+        return (out["image"] @ out["text"].T).argmax(1) == jnp.arange(ROWS)
+
+    found = [hits(batches(frames, "caption", group)) for group in _groups(len(frames))]
+    return float(np.mean(found))
+
+
+def _perplexity(
+    vla: VLA, params: Tree, frames: Frames, batches: Batches, kind: str, shift: int
+) -> float:
+    @jax.jit
+    def losses(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        images = jnp.roll(batch.image, shift, axis=0)
+        seen = run_model(vla, params, images, None, batch)
+        return answer_loss(seen.logits, batch.targets)
+
+    sums = [losses(batches(frames, kind, group)) for group in _groups(len(frames))]
+    total, count = np.sum([[t.sum(), n.sum()] for t, n in jax.device_get(sums)], axis=0)
+    return float(np.exp(total / count))

@@ -1,0 +1,189 @@
+"""Success rates: the interval, the way chunks are carried out, and one policy that is known to succeed."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octo_integration.data.collect.env import MetaWorldEnv, seed_of
+from octo_integration.data.collect.isolated import isolated_env
+from octo_integration.data.collect.shifts import Shift
+from octo_integration.data.collect.tasks import TASKS
+from octo_integration.evaluate import rollout as module
+from octo_integration.evaluate.rollout import rollout, wilson_interval
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def test_wilson_interval_of_known_cases() -> None:
+    # statsmodels.stats.proportion.proportion_confint(k, n, method="wilson")
+    np.testing.assert_allclose(wilson_interval(8, 10), (0.490162, 0.943318), atol=1e-6)
+    np.testing.assert_allclose(wilson_interval(0, 10), (0, 0.277533), atol=1e-6)
+    np.testing.assert_allclose(wilson_interval(20, 20), (0.838875, 1), atol=1e-6)
+    for successes, n in ((1, 0), (-1, 4), (5, 4)):
+        with pytest.raises(ValueError, match="give 0 <= successes <= n"):
+            wilson_interval(successes, n)
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_inverts_the_score_test(case: tuple[int, int]) -> None:
+    successes, n = case
+    low, high = wilson_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    for edge in (low, high):
+        if 0 < edge < 1:
+            score = abs(successes / n - edge) / math.sqrt(edge * (1 - edge) / n)
+            assert score == pytest.approx(1.96, abs=1e-3)
+
+
+class Counter:
+    """Succeeds when the first action entries of an episode add up to `needed`; its image shows the step."""
+
+    needed = 5.0
+
+    def __init__(self, task: str) -> None:
+        self.instruction = TASKS[task].instruction
+        self.seeds: list[int] = []
+        self.shifts: list[Shift] = []
+
+    def set_shift(self, shift: Shift) -> None:
+        self.shifts.append(shift)
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.seeds.append(seed)
+        self.total, self.steps = 0.0, 0
+        return self.observe()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+        self.total += float(action[0])
+        self.steps += 1
+        return self.observe(), self.total >= self.needed
+
+    def observe(self) -> dict[str, np.ndarray]:
+        image = np.full((8, 8, 3), self.steps, np.uint8)
+        return {"image_primary": image, "proprio": np.zeros(4, np.float32)}
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> list[Counter]:
+    built: list[Counter] = []
+
+    @contextlib.contextmanager
+    def counter(task: str, **options: Any) -> Iterator[Counter]:
+        built.append(Counter(task))
+        yield built[-1]
+
+    monkeypatch.setattr(module, "isolated_env", counter)
+    return built
+
+
+def ones(length: int) -> Any:
+    """A policy, and the steps at which it was asked."""
+    asked: list[int] = []
+
+    def policy(observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        asked.append(int(observation["image_primary"][0, 0, 0]))
+        return np.ones((length, 4), np.float32)
+
+    return policy, asked
+
+
+def test_chunks_are_cut_and_episodes_end_at_success(counters: list[Counter]) -> None:
+    policy, asked = ones(4)
+    results = rollout(policy, ["reach", "push"], episodes=2, execute=2, max_steps=9)
+    assert asked == [0, 2, 4] * 4
+    assert [(r.task, r.outcomes, r.successes) for r in results] == [
+        ("reach", (True, True), 2),
+        ("push", (True, True), 2),
+    ]
+    assert results[0].interval == wilson_interval(2, 2)
+    assert [counter.steps for counter in counters] == [5, 5]
+
+
+def test_steps_run_out(counters: list[Counter]) -> None:
+    policy, asked = ones(4)
+    (result,) = rollout(policy, ["reach"], episodes=3, execute=4, max_steps=4)
+    assert result.outcomes == (False,) * 3 and asked == [0] * 3
+
+
+def test_episodes_are_paired_by_seed(counters: list[Counter]) -> None:
+    for seed in (0, 0, 1):
+        rollout(ones(4)[0], ["reach"], episodes=3, seed=seed, shift="camera")
+    first, again, other = counters
+    assert first.seeds == again.seeds and first.shifts == again.shifts
+    assert len(set(first.seeds)) == len(set(first.shifts)) == 3
+    assert not set(first.seeds) & set(other.seeds)
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.ones((2, 4)), r"shape \(2, 4\).*chunk >= execute = 4"),
+        (np.ones((4, 7)), r"shape \(4, 7\)"),
+        (np.full((4, 4), np.nan), "NaN"),
+    ],
+)
+def test_bad_policy(counters: list[Counter], actions: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rollout(lambda observation, instruction: actions, ["reach"], episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["dance"]}, "unknown task 'dance'"),
+        ({"shift": "fog"}, "unknown shift 'fog'"),
+        ({"episodes": 0}, "episodes is 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"execute": 0}, "execute is 0"),
+    ],
+)
+def test_bad_request_before_anything_starts(counters: list[Counter], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rollout(ones(4)[0], **{"tasks": ["reach"], **changes})
+    assert not counters
+
+
+def expert(twin: MetaWorldEnv) -> Any:
+    """A policy that plans in a twin of the scene."""
+
+    def policy(observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        assert instruction in TASKS["handle-press"].paraphrases
+        np.testing.assert_allclose(observation["proprio"][:3], twin.positions().hand, atol=1e-6)
+        actions = []
+        for _ in range(2):
+            actions.append(twin.expert_action())
+            twin.advance(actions[-1])
+        return np.stack(actions)
+
+    return policy
+
+
+def test_expert_succeeds_in_the_simulator_and_is_filmed(tmp_path: Path) -> None:
+    imageio = pytest.importorskip("imageio.v3")
+    with contextlib.ExitStack() as stack:
+        try:
+            twin = stack.enter_context(isolated_env("handle-press"))
+        except ImportError as error:
+            pytest.skip(f"no simulator here: {error}")
+        twin.reset(seed_of(0, "handle-press", "rollout", 0))
+        (result,) = rollout(
+            expert(twin),
+            ["handle-press"],
+            episodes=1,
+            execute=2,
+            shift="language",
+            video_dir=tmp_path / "videos",
+        )
+    assert result.outcomes == (True,)
+    (video,) = (tmp_path / "videos").iterdir()
+    assert video.stem == "handle-press-language-000-success"
+    frames = imageio.imread(video)
+    assert frames.shape[0] > 10 and frames.shape[1:] == (256, 256, 3)
