@@ -131,13 +131,12 @@ class LayerStack:
                     number = shape[0]
                     blocks[module].update(range(number))
                 where = (module, place, number)
+                present.add(module)
                 break
             if shape is None:
                 continue
             if where is None and not is_free:
                 unmatched.append(path)
-            if where is not None and not is_free:
-                present.add(where[0])
             found.append(None if is_free else where)
 
         if unmatched:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
+from octo_integration.data import DataConfig
 from octo_integration.evaluate.action_error import ActionError, difference
 from octo_integration.plot import plot_drift
 from octo_integration.train.loop import finetune
@@ -16,6 +17,8 @@ from octo_integration.train.loop import finetune
 # Meta-World moves the hand by a hundredth of a metre per step and unit of action, gripper apart.
 MILLIMETRES_PER_ACTION = 10.0
 HAND = slice(0, 3)
+
+BATCH_SIZE = 8  # both runs shall be done in five minutes on two cores
 
 METHODS = {"adam": "Adam", "maps": "MAPS"}
 
@@ -32,7 +35,7 @@ class DemoConfig:
 
     out: str = "runs/demo"
     """Folder of the two runs (adam/, maps/) and the figure drift.png."""
-    steps: int = 400
+    steps: int = 300
     """Optimizer steps of each run."""
     lambda_max: float = MapsConfig.lambda_max
     """Strength of MAPS at the first layer."""
@@ -63,6 +66,7 @@ def _run_config(config: DemoConfig, method: str) -> FinetuneConfig:
         seed=config.seed,
         optimizer=OptimizerConfig(steps=config.steps, warmup=min(30, config.steps // 2)),
         maps=MapsConfig(method="adam" if method == "adam" else "maps", lambda_max=config.lambda_max),
+        data=DataConfig(batch_size=BATCH_SIZE),
         eval_every=config.steps,
     )
 

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 
 @dataclasses.dataclass
@@ -23,7 +24,7 @@ def interrupts() -> Iterator[Request]:
     cannot set handlers, signals keep their usual effect.
     """
     request = Request()
-    before = {}
+    before: dict[int, Any] = {}
 
     def restore() -> None:
         while before:

@@ -58,25 +58,25 @@ class PretrainConfig:
     """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
     model: str = "tiny"
     """Name of the model's configuration (octo_integration/model/config.py)."""
-    steps: int = 2000
+    steps: int = 900
     """Optimizer steps."""
     batch_size: int = 32
     """Frames per step."""
     lr: float = 1e-3
     """Peak learning rate."""
-    warmup: int = 100
+    warmup: int = 50
     """Steps of linear warmup; a cosine down to 0 follows."""
     weight_decay: float = 0.05
     """Decoupled weight decay, on matrices only (kernels and embeddings)."""
-    text_length: int = 104
+    text_length: int = 80
     """Tokens of a question with its answer."""
     heldout: float = 0.1
     """Share of the frames, the last ones on disk, that only the probes see."""
     seed: int = 0
     """Of the initial values, the order and the augmentation."""
-    log_every: int = 50
+    log_every: int = 20
     """Steps between lines of metrics.jsonl."""
-    save_every: int = 250
+    save_every: int = 100
     """Steps between saves of the training state."""
 
     def __post_init__(self) -> None:

@@ -28,8 +28,9 @@ PIXEL_POINTS = 2  # hand and object
 POINTS = 3  # ... and goal
 EMBEDDING = 64
 TEMPERATURE = 0.1
-# SigLIP's initial logit scale (its logarithm) and bias.
-LOG_SCALE, BIAS = 2.3, -10.0
+# Initial logit scale (its logarithm), as SigLIP, and bias: about -log of the other captions in a
+# batch of 32, so that the first loss is that of a guess.
+LOG_SCALE, BIAS = 2.3, -3.5
 
 # Positions in metres -> about mean 0 and std 1.
 CENTRE, SPREAD = (0.0, 0.67, 0.16), 0.1
@@ -106,7 +107,7 @@ def see(vla: VLA, view: jax.Array, second: jax.Array | None, batch: Batch) -> Se
     both = view if second is None else jnp.concatenate([view, second])
     dino, siglip = vla.dinov2(both), vla.siglip(view)
     patches = vla.bridge(dino[: len(view)], siglip)
-    x = jnp.concatenate([patches, vla.language.words(batch.tokens)], axis=1)
+    x = jnp.concatenate([patches, vla.language.words(jnp.asarray(batch.tokens))], axis=1)
     seen = jnp.ones(patches.shape[:2], bool)
     valid = jnp.concatenate([seen, batch.tokens != PAD], axis=1)
     times = jnp.concatenate([jnp.full(seen.shape, IMAGE_TIME), batch.times], axis=1)
@@ -122,14 +123,15 @@ def run_model(
     return seen
 
 
-def run_heads(params: Tree, seen: Seen, words: jax.Array) -> dict[str, jax.Array]:
+def run_heads(params: Tree, seen: Seen, words: Array) -> dict[str, jax.Array]:
     """`Heads` on what the model saw."""
     out: Any = Heads().apply({"params": params}, seen.dino, seen.siglip, words)
     return out
 
 
-def answer_loss(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def answer_loss(logits: jax.Array, targets: Array) -> tuple[jax.Array, jax.Array]:
     """(sum of the cross-entropy over each row's answer, number of its tokens): f32[B], int32[B]."""
+    targets = jnp.asarray(targets)
     asked = targets != PAD
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return (entropy * asked).sum(1), asked.sum(1)

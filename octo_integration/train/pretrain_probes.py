@@ -106,7 +106,7 @@ def _retrieval(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> floa
     @jax.jit
     def hits(batch: Batch) -> jax.Array:
         seen = run_model(vla, params["model"], jnp.asarray(batch.image), None, batch)
-        out = run_heads(params["heads"], seen, jnp.asarray(batch.words))
+        out = run_heads(params["heads"], seen, batch.words)
         return (out["image"] @ out["text"].T).argmax(1) == jnp.arange(ROWS)
 
     found = [hits(batches(frames, "caption", group)) for group in _groups(len(frames))]

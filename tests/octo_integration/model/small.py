@@ -1,0 +1,61 @@
+"""A model of every part at a size that compiles fast, and inputs for it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from octo_integration.model.config import CONFIGS
+from octo_integration.model.tokenizer import tokenize
+from octo_integration.model.vla import VLA
+
+TINY = CONFIGS["tiny"]
+SMALL = dataclasses.replace(
+    TINY,
+    dinov2=dataclasses.replace(TINY.dinov2, width=16, depth=2, heads=2, mlp=32),
+    siglip=dataclasses.replace(TINY.siglip, width=24, depth=3, heads=2, mlp=32),
+    language=dataclasses.replace(TINY.language, width=32, depth=2, heads=4, kv_heads=2, mlp=48),
+    image_size=16,
+    instruction_length=12,
+    chunk=3,
+    head=16,
+)
+
+
+def inputs(config=SMALL, batch=2, window=1, seed=0, length=None, text="lift it"):
+    rng = np.random.default_rng(seed)
+    size = config.image_size
+    observation = {
+        "image_primary": rng.integers(0, 256, (batch, window, size, size, 3), dtype=np.uint8),
+        "proprio": rng.normal(size=(batch, window, config.proprio_dim)).astype(np.float32),
+        "timestep_pad_mask": np.ones((batch, window), bool),
+    }
+    tokens, mask = tokenize([text] * batch, length or config.instruction_length)
+    return observation, {"tokens": tokens, "mask": mask}
+
+
+@functools.cache
+def params(config=SMALL):
+    """Initial parameters with noise, so that no bias is zero and no scale one."""
+    start = jax.jit(VLA(config).init)(jax.random.key(0), *inputs(config))["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda p: p + 0.05 * jnp.asarray(rng.normal(size=p.shape), jnp.float32), start
+    )
+
+
+@functools.cache
+def compiled(config=SMALL):
+    model = VLA(config)
+
+    @jax.jit
+    def run(values, observation, task):
+        return model.apply({"params": values}, observation, task, train=False)
+
+    return run
+
+
+def run(observation, task, config=SMALL):
+    return np.asarray(compiled(config)(params(SMALL), observation, task))

@@ -1,0 +1,180 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import maps_optax as mx
+from octo_integration.model.config import FRESH, PRETRAINED
+from octo_integration.model.vla import VLA
+from tests.octo_integration.model.small import SMALL, TINY, inputs, params, run
+
+
+@functools.cache
+def tiny_shapes():
+    init = functools.partial(VLA(TINY).init, jax.random.key(0))
+    return flatten_dict(jax.eval_shape(init, *inputs(TINY))["params"], sep="/")
+
+
+def test_tiny_has_2_to_4_million_parameters():
+    assert 2e6 < sum(x.size for x in tiny_shapes().values()) < 4e6
+
+
+def test_tiny_fits_in_8_megabytes_as_bfloat16():
+    kept = [x for name, x in tiny_shapes().items() if name.split("/")[0] in PRETRAINED]
+    assert 2 * sum(x.size for x in kept) < 7.9e6
+
+
+def test_names_of_the_tree():
+    shapes = tiny_shapes()
+    assert {name.split("/")[0] for name in shapes} == {*PRETRAINED, *FRESH}
+    depth, width = TINY.dinov2.depth, TINY.dinov2.width
+    wanted = {
+        "dinov2/patch_embed/kernel": (8, 8, 3, width),
+        "dinov2/patch_embed/bias": (width,),
+        "dinov2/pos_embed": (64, width),
+        "dinov2/cls_token": (1, width),
+        "dinov2/register_tokens": (4, width),
+        "dinov2/blocks/norm1/scale": (depth, width),
+        "dinov2/blocks/ls1": (depth, width),
+        "dinov2/blocks/mlp/fc2/kernel": (depth, TINY.dinov2.mlp, width),
+        "dinov2/norm/bias": (width,),
+        "siglip/blocks/attn/query/kernel": (4, 128, 4, 32),
+        "siglip/blocks/attn/out/kernel": (4, 4, 32, 128),
+        "bridge/fc1/kernel": (256, 1024),
+        "bridge/fc3/bias": (128,),
+        "language/embed/embedding": (259, 128),
+        "language/blocks/attn/key/kernel": (4, 128, 2, 32),
+        "language/blocks/attn/value/bias": (4, 2, 32),
+        "language/blocks/mlp/gate/kernel": (4, 128, 352),
+        "language/norm/scale": (128,),
+        "readout/embedding": (8, 128),
+        "action_head/out/kernel": (128, 4),
+        "proprio_projector/fc1/kernel": (4, 128),
+    }
+    assert {name: shapes[name].shape for name in wanted} == wanted
+    absent = ["siglip/cls_token", "siglip/blocks/ls1", "language/blocks/attn/out/bias"]
+    assert not [name for name in absent if name in shapes]
+    assert {x.dtype.name for x in shapes.values()} == {"float32"}
+
+
+def test_the_preset_places_every_leaf():
+    positions = flatten_dict(mx.presets.vla()(params()), sep="/", keep_empty_nodes=True)
+    free = {name.split("/")[0] for name, k in positions.items() if k is None}
+    assert free == set(FRESH)
+
+
+def test_output_form():
+    observation, task = inputs(batch=3)
+    actions = run(observation, task)
+    assert actions.shape == (3, SMALL.chunk, SMALL.action_dim) and actions.dtype == np.float32
+    assert np.abs(actions).max() > 0
+
+
+def test_more_padding_changes_nothing():
+    observation, task = inputs()
+    longer = inputs(length=30)[1]
+    longer["tokens"][~longer["mask"]] = 7  # whatever stands there
+    np.testing.assert_allclose(run(observation, longer), run(observation, task), atol=1e-5)
+
+
+def test_missing_timesteps_change_nothing():
+    observation, task = inputs(window=1)
+    wide = inputs(window=3, seed=5)[0]
+    for name in ("image_primary", "proprio"):
+        wide[name][:, -1:] = observation[name]
+    wide["timestep_pad_mask"][:, :-1] = False
+    np.testing.assert_allclose(run(wide, task), run(observation, task), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["image_primary", "proprio"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_every_real_timestep_counts(name, step):
+    observation, task = inputs(window=2)
+    changed, other = ({**inputs(window=2)[0]} for _ in range(2))
+    changed[name][:, step] = inputs(window=2, seed=9)[0][name][:, step]
+    assert np.abs(run(changed, task) - run(other, task)).max() > 1e-4
+
+
+def test_the_instruction_counts():
+    observation, task = inputs()
+    assert np.abs(run(observation, task) - run(observation, inputs(text="drop it")[1])).max() > 1e-4
+
+
+def test_samples_do_not_see_each_other():
+    observation, task = inputs(batch=3)
+    one = jax.tree.map(lambda x: x[1:2], (observation, task))
+    np.testing.assert_allclose(run(*one), run(observation, task)[1:2], atol=1e-5)
+
+
+def test_gradient_reaches_every_leaf():
+    observation, task = inputs(window=2)
+
+    @jax.jit
+    def gradient(values):
+        def loss(values):
+            actions = VLA(SMALL).apply({"params": values}, observation, task, train=True)
+            return jnp.abs(actions - 1.0).mean()
+
+        return jax.grad(loss)(values)
+
+    for start in (params(), VLA(SMALL).init(jax.random.key(0), observation, task)["params"]):
+        largest = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradient(start))
+        flat = flatten_dict(largest, sep="/")
+        # A bias common to all keys cancels in the softmax; with rotary positions it does not.
+        silent = {f"{tower}/blocks/attn/key/bias" for tower in ("dinov2", "siglip")}
+        assert {name for name, g in flat.items() if not g > 1e-7} <= silent
+        assert silent <= set(flat)
+
+
+def test_bfloat16_activations_are_close_and_parameters_stay_float32():
+    observation, task = inputs()
+    half = dataclasses.replace(SMALL, dtype="bfloat16")
+    exact, rounded = run(observation, task), run(observation, task, half)
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+    shapes = jax.eval_shape(VLA(half).init, jax.random.key(0), observation, task)
+    assert {x.dtype.name for x in jax.tree.leaves(shapes)} == {"float32"}
+
+
+def test_bfloat16_runs_through_the_blocks_in_bfloat16():
+    observation, task = inputs()
+    half = dataclasses.replace(SMALL, dtype="bfloat16")
+    text = str(
+        jax.make_jaxpr(functools.partial(VLA(half).apply))({"params": params()}, observation, task)
+    )
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    wide = [line for line in products if ":f32" in line.split("=")[0]]
+    # Scores before the softmax of both block kinds (one jaxpr line per scanned tower), the head's output.
+    assert len(products) > 40 and len(wide) <= 4
+
+
+def test_wrong_sizes_are_named():
+    observation, task = inputs()
+    for name, bad in {
+        "image_primary": np.zeros((2, 1, 24, 24, 3), np.uint8),
+        "proprio": np.zeros((2, 1, 7), np.float32),
+    }.items():
+        with pytest.raises(ValueError, match=f"observation/{name} has shape"):
+            VLA(SMALL).apply({"params": params()}, {**observation, name: bad}, task)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda: dataclasses.replace(SMALL, image_size=20), "image_size 20 is not a multiple"),
+        (lambda: dataclasses.replace(SMALL.dinov2, heads=3), "width 16 is not a multiple of heads"),
+        (lambda: dataclasses.replace(SMALL.language, kv_heads=3), "not a multiple of kv_heads 3"),
+        (lambda: dataclasses.replace(SMALL.language, heads=32), "not an even integer"),
+        (
+            lambda: dataclasses.replace(SMALL, siglip=dataclasses.replace(SMALL.siglip, patch=4)),
+            "patch sizes",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        change()
