@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
+
 from octo_integration.config import read_config
 
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
@@ -55,10 +57,10 @@ class InspectConfig:
 class PlotConfig:
     """Draws how far every pretrained tensor moved along the stack, runs beside each other.
 
-    maps-vla plot --runs runs/adam runs/maps --out drift.png
+    maps-vla plot runs/adam runs/maps --out drift.png
     """
 
-    runs: tuple[str, ...]
+    runs: tyro.conf.Positional[tuple[str, ...]]
     """Run directories of finetune, in the order of the panels."""
     out: str = "drift.png"
     """The figure; its ending chooses the format."""
@@ -277,8 +279,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(name: str, command: Command, options: list[str]) -> Any:
-    import tyro
-
     module, _, attribute = command.options.partition(":")
     cls = getattr(importlib.import_module(module), attribute)
     return tyro.cli(cls, args=options, prog=f"maps-vla {name}")

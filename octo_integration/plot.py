@@ -15,6 +15,7 @@ import numpy as np
 BANDS = ("#dbe9f6", "#e0f0de", "#fde8d0", "#efe3f3", "#f6dfe0", "#ececec")
 INKS = ("#1f4e79", "#2e6b2a", "#a04f00", "#5b2a6e", "#8a1f26", "#444444")
 RUN_COLOURS = ("#d1495b", "#00798c", "#6a4c93", "#b8860b", "#3d5a80", "#386641")
+ROOM = 30.0  # the axis ends this factor below the smallest mean of a layer
 MOST_LABELS = 30  # layers whose strength is written out; in a deeper stack each module's first
 NAMES = {"dinov2": "DINOv2", "siglip": "SigLIP", "bridge": "bridge", "language": "language"}
 
@@ -66,6 +67,8 @@ def plot_drift(directories: Sequence[Path], out: Path) -> None:
     Raises:
       FileNotFoundError, ValueError: as `read_run`; runs of different stacks.
     """
+    if not directories:
+        raise ValueError("name at least one run directory of finetune.")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,7 +110,7 @@ def plot_drift(directories: Sequence[Path], out: Path) -> None:
         panel.tick_params(labelleft=column == 0, bottom=False)
         if column == 0:
             panel.set_ylabel("drift  ‖θ − θ0‖  of a tensor (L2 norm, log scale)")
-        panel.legend(loc="lower left", fontsize=8, framealpha=0.9)
+        panel.legend(loc="lower right", fontsize=8, framealpha=0.9)
         _draw_strengths(strip, run, peak, modules)
         strip.set_yticks([0.5], ["strength λ"] if column == 0 else [""])
         strip.tick_params(axis="y", length=0)
@@ -139,8 +142,13 @@ def layer_means(tensors: Sequence[Tensor]) -> np.ndarray:
 
 
 def _limits(runs: Sequence[Run]) -> tuple[float, float]:
-    moved = [t.drift for run in runs for t in run.tensors if t.drift > 0] or [1e-3, 1.0]
-    return min(moved) / 2, max(moved) * 2
+    """Of the axis: all layer means with room for their tensors; a key's bias, which softmax ignores, barely moves and
+    would stretch the axis by decades.
+    """
+    means = np.concatenate([layer_means(run.tensors) for run in runs])
+    top = max(t.drift for run in runs for t in run.tensors)
+    positive = means[means > 0]
+    return (float(positive.min()) / ROOM, top * 2) if len(positive) else (1e-3, 1.0)
 
 
 def _spans(modules: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -174,7 +182,12 @@ def _draw_drift(panel: Any, run: Run, colour: str, floor: float, reference: Run 
     rng = np.random.default_rng(0)  # dots of one layer side by side; the spread carries no meaning
     x = np.asarray([t.layer for t in run.tensors]) + rng.uniform(-0.22, 0.22, len(run.tensors))
     y = np.asarray([t.drift for t in run.tensors])
-    panel.scatter(x, np.maximum(y, floor), s=11, color=colour, alpha=0.4, linewidth=0, zorder=2, label="one tensor")
+    inside = y > floor
+    dots = {"color": colour, "alpha": 0.4, "linewidth": 0, "zorder": 2}
+    panel.scatter(x[inside], y[inside], s=11, label="one tensor", **dots)
+    if not inside.all():
+        edge = np.full((~inside).sum(), floor * 1.15)
+        panel.scatter(x[~inside], edge, s=22, marker="v", label="one tensor, below the axis", **dots)
     layers = sorted({t.layer for t in run.tensors})
     if reference is not None:
         panel.plot(

@@ -47,7 +47,7 @@ def test_an_unknown_option_is_bad_input(name, capsys):
 
 
 def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
-    arguments = ["plot", "--runs", str(tmp_path / "absent")]
+    arguments = ["plot", str(tmp_path / "absent")]
     monkeypatch.delenv("MAPS_VLA_DEBUG", raising=False)
     assert cli.main(arguments) == cli.BAD_INPUT
     error = capsys.readouterr().err
@@ -55,6 +55,11 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch)
     monkeypatch.setenv("MAPS_VLA_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         cli.main(arguments)
+
+
+def test_plot_without_a_run_is_one_line(capsys):
+    assert cli.main(["plot"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err == "maps-vla plot: name at least one run directory of finetune.\n"
 
 
 def test_a_config_that_refuses_itself_says_why(capsys):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from octo_integration.model.config import CONFIGS
@@ -24,7 +23,8 @@ SMALL = dataclasses.replace(
 )
 
 
-def inputs(config=SMALL, batch=2, window=1, seed=0, length=None, text="lift it"):
+def inputs(config=SMALL, window=2, seed=0, length=None, text="lift it"):
+    batch = 2
     rng = np.random.default_rng(seed)
     size = config.image_size
     observation = {
@@ -37,13 +37,20 @@ def inputs(config=SMALL, batch=2, window=1, seed=0, length=None, text="lift it")
 
 
 @functools.cache
-def params(config=SMALL):
+def initial():
+    """As a run starts, on the host."""
+    return jax.device_get(jax.jit(VLA(SMALL).init)(jax.random.key(0), *inputs())["params"])
+
+
+@functools.cache
+def params():
     """Initial parameters with noise, so that no bias is zero and no scale one."""
-    start = jax.jit(VLA(config).init)(jax.random.key(0), *inputs(config))["params"]
     rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda p: p + 0.05 * jnp.asarray(rng.normal(size=p.shape), jnp.float32), start
-    )
+
+    def noisy(p):
+        return p + 0.05 * rng.normal(size=p.shape).astype(np.float32)
+
+    return jax.tree.map(noisy, initial())
 
 
 @functools.cache
@@ -58,4 +65,4 @@ def compiled(config=SMALL):
 
 
 def run(observation, task, config=SMALL):
-    return np.asarray(compiled(config)(params(SMALL), observation, task))
+    return np.asarray(compiled(config)(params(), observation, task))
