@@ -2,9 +2,10 @@
 
     python -m benchmarks.estimate --steps 300
 
-Fine-tunes `tiny` on the shipped data three times from the same weights, with the same batches: plain Adam, MAPS with the
-exact criterion (`mx.chain`), and MAPS in a plain `optax.chain` called with three arguments. At every step of the third the
-exact criterion is evaluated beside the estimate, on the same state, and the signs are compared, layer by layer.
+Fine-tunes `tiny` on the shipped data three times from the same weights, with the same batches: plain Adam, MAPS with
+the exact criterion (`mx.chain`), and MAPS in a plain `optax.chain` called with three arguments. At every step of the
+third the exact criterion is evaluated beside the estimate, on the same state, and the signs are compared, tensor by
+tensor.
 """
 
 import dataclasses
@@ -136,11 +137,13 @@ def report(result: dict[str, Any]) -> str:
     """The table that the README quotes."""
     drifts = result["drift"]
     rows = ["| layer | Adam | MAPS, exact | MAPS, estimated |", "|---|---|---|---|"]
-    rows += [f"| {k} | {drifts['adam'][k]:.3f} | {v:.3f} | {drifts['estimate'][k]:.3f} |" for k, v in drifts["exact"].items()]
+    rows += [
+        f"| {k} | {drifts['adam'][k]:.3f} | {v:.3f} | {drifts['estimate'][k]:.3f} |" for k, v in drifts["exact"].items()
+    ]
     return "\n".join(
         [
-            f"trigger signs agree in {result['agreement']:.1%} of {result['layer_steps']} layer-steps; drift is nearer to "
-            f"the exact run's than to Adam's in {result['layers_nearer_to_exact_than_to_adam']} layers",
+            f"trigger signs agree in {result['agreement']:.1%} of {result['layer_steps']} layer-steps; drift is nearer "
+            f"to the exact run's than to Adam's in {result['layers_nearer_to_exact_than_to_adam']} layers",
             "",
             *rows,
         ]

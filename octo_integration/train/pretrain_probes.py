@@ -67,20 +67,19 @@ def _groups(count: int) -> Iterator[np.ndarray]:
         yield first + step * np.arange(ROWS)
 
 
-def _towers(vla: VLA, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return vla.dinov2(images), vla.siglip(images)
-
-
 def _features(vla: VLA, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:
-    @jax.jit
-    def look(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both: Any = vla.apply({"params": params}, images, method=_towers)
-        return both
-
     padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % ROWS, axis=0)])
-    parts = [look(padded[i : i + ROWS]) for i in range(0, len(padded), ROWS)]
+    parts = [_towers(vla, params, padded[i : i + ROWS]) for i in range(0, len(padded), ROWS)]
     joined = [np.concatenate([np.asarray(p[k]) for p in parts])[: len(images)] for k in range(2)]
     return {name: x.reshape(len(x), -1) for name, x in zip(("dinov2", "siglip"), joined)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _towers(vla: VLA, params: Tree, images: jax.Array) -> Any:
+    def both(vla: VLA, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return vla.dinov2(images), vla.siglip(images)
+
+    return vla.apply({"params": params}, images, method=both)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -103,25 +102,31 @@ def _centimetres(error: np.ndarray) -> float:
 
 
 def _retrieval(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> float:
-    @jax.jit
-    def hits(batch: Batch) -> jax.Array:
-        seen = run_model(vla, params["model"], jnp.asarray(batch.image), None, batch)
-        out = run_heads(params["heads"], seen, batch.words)
-        return (out["image"] @ out["text"].T).argmax(1) == jnp.arange(ROWS)
-
-    found = [hits(batches(frames, "caption", group)) for group in _groups(len(frames))]
+    found = [_hits(vla, params, batches(frames, "caption", g)) for g in _groups(len(frames))]
     return float(np.mean(found))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hits(vla: VLA, params: Tree, batch: Batch) -> jax.Array:
+    """bool[ROWS]: whose own caption is the nearest."""
+    seen = run_model(vla, params["model"], jnp.asarray(batch.image), None, batch)
+    out = run_heads(params["heads"], seen, batch.words)
+    return (out["image"] @ out["text"].T).argmax(1) == jnp.arange(ROWS)
 
 
 def _perplexity(
     vla: VLA, params: Tree, frames: Frames, batches: Batches, kind: str, shift: int
 ) -> float:
-    @jax.jit
-    def losses(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        images = jnp.roll(batch.image, shift, axis=0)
-        seen = run_model(vla, params, images, None, batch)
-        return answer_loss(seen.logits, batch.targets)
-
-    sums = [losses(batches(frames, kind, group)) for group in _groups(len(frames))]
-    total, count = np.sum([[t.sum(), n.sum()] for t, n in jax.device_get(sums)], axis=0)
+    groups = _groups(len(frames))
+    sums = [_losses(vla, params, batches(frames, kind, group), shift) for group in groups]
+    total, count = np.sum(jax.device_get(sums), axis=0)
     return float(np.exp(total / count))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses(vla: VLA, params: Tree, batch: Batch, shift: int) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy and tokens of all answers, where each is given the image `shift` rows on."""
+    images = jnp.roll(batch.image, shift, axis=0)
+    seen = run_model(vla, params, images, None, batch)
+    total, count = answer_loss(seen.logits, batch.targets)
+    return total.sum(), count.sum()

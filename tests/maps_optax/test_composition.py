@@ -287,8 +287,10 @@ def test_every_container(kind: str, method: str) -> None:
     plain, _ = train(optax.adam(0.1), params)
     assert abs(leaves(held)[0] - leaves(params)[0]).sum() < 0.97 * abs(leaves(plain)[0] - leaves(params)[0]).sum()
     expected = {"a", "c"} if method == "spd" else {"a[0]", "a[1]", "a[2]"}
-    names = {k.replace("0", "a", 1) if k[0] == "0" else k.replace("1", "c", 1) if k[0] == "1" else k
-             for k in (m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/"))}
+    names = {
+        k.replace("0", "a", 1) if k[0] == "0" else k.replace("1", "c", 1) if k[0] == "1" else k
+        for k in (m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/"))
+    }
     assert names == expected
     detached = mx.detach_anchor(state)
     close(mx.attach_anchor(detached, params)[1].anchor, state[1].anchor, atol=0)

@@ -153,8 +153,10 @@ def fine_tune(tx: Any, steps: int = 120, watch: bool = False) -> tuple[np.ndarra
     """Drift of each weight matrix of an MLP, regressed on a new task from noisy batches, and the trigger pairs."""
     rng = np.random.default_rng(3)
     sizes = (8, 32, 32, 32, 1)
-    theta0 = {f"w{i}": jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), jnp.float32)
-              for i, s in enumerate(zip(sizes, sizes[1:]))}
+    theta0 = {
+        f"w{i}": jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), jnp.float32)
+        for i, s in enumerate(zip(sizes, sizes[1:]))
+    }
     xs = jnp.asarray(rng.normal(size=(256, 8)), jnp.float32)
     ys = jnp.sin(xs.sum(1)) + 0.3 * xs[:, 0] * xs[:, 1]
 

@@ -134,7 +134,7 @@ def test_bfloat16_activations_are_close_and_parameters_stay_float32():
     half = dataclasses.replace(SMALL, dtype="bfloat16")
     exact, rounded = run(observation, task), run(observation, task, half)
     assert rounded.dtype == np.float32
-    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+    assert 0 < np.abs(rounded - exact).mean() < 0.1 * np.abs(exact).mean()
     shapes = jax.eval_shape(VLA(half).init, jax.random.key(0), observation, task)
     assert {x.dtype.name for x in jax.tree.leaves(shapes)} == {"float32"}
 
@@ -144,7 +144,7 @@ def test_matrix_products_are_in_the_compute_dtype_but_for_scores_and_the_last():
     text = str(jax.make_jaxpr(half.apply)({"params": params()}, *inputs()))
     products = [line for line in text.splitlines() if "dot_general" in line]
     wide = [line for line in products if ":f32" in line.split("=")[0]]
-    # Attention scores in the one traced block of each of three stacks, and the action head's output.
+    # Attention scores in the one traced block of each of three stacks, and the head's output.
     assert len(wide) == 4 < len(products) / 2
 
 

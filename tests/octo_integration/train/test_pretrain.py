@@ -1,0 +1,250 @@
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from octo_integration.data import frames_reader
+from octo_integration.model.config import CONFIGS, PRETRAINED
+from octo_integration.model.tokenizer import BOS, EOS, PAD, detokenize
+from octo_integration.model.vla import VLA
+from octo_integration.train import pretrain as pretraining
+from octo_integration.train import pretrain_objective, pretrain_probes, pretrain_text
+from octo_integration.train.pretrain import Corpus, PretrainConfig, pretrain
+from octo_integration.weights.store import load_params
+from tests.octo_integration.model.small import SMALL, inputs
+
+COUNT = 140
+
+
+def frames(count=COUNT):
+    rng = np.random.default_rng(0)
+    hand, thing, goal = rng.uniform(0, 0.5, (3, count, 3)).astype(np.float32)
+    return frames_reader.Frames(
+        image=rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8),
+        hand=hand,
+        object=thing,
+        goal=goal,
+        hand_pixel=hand[:, :2] * 2,
+        object_pixel=thing[:, :2] * 2,
+        caption=np.array([f"frame number {i}, the light is dim" for i in range(count)], object),
+        task=np.array(["push", "reach"] * (count // 2), object),
+    )
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A config of a small model on frames in memory."""
+    monkeypatch.setitem(CONFIGS, "small", SMALL)
+    monkeypatch.setattr(pretraining, "read_frames", lambda path: frames())
+    return PretrainConfig(
+        frames=str(tmp_path / "frames"),
+        out=str(tmp_path / "run"),
+        model="small",
+        steps=4,
+        warmup=1,
+        batch_size=4,
+        text_length=60,
+        heldout=0.5,
+        log_every=2,
+        save_every=3,
+    )
+
+
+def test_a_run_its_resumption_and_what_it_leaves(small, tmp_path, monkeypatch, capsys):
+    weights = pretrain(small)
+    content = weights.read_bytes()
+
+    like = jax.eval_shape(VLA(SMALL).init, jax.random.key(0), *inputs())["params"]
+    like = {name: like[name] for name in PRETRAINED}
+    params = load_params(weights, like)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    provenance = json.loads(weights.with_suffix(".json").read_text())
+    assert provenance["pretrain"]["seed"] == 0 and provenance["pretrain"]["frames"] == "frames"
+    assert "out" not in provenance["pretrain"]
+    probes = provenance["probes"]
+    assert set(probes) == {"pretrained", "random"}
+    assert probes["pretrained"].keys() == probes["random"].keys()
+    assert probes["random"]["perplexity_caption"] == pytest.approx(259, rel=0.2)
+    assert probes["pretrained"]["perplexity_caption"] < probes["random"]["perplexity_caption"]
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert {"loss", *pretrain_objective.WEIGHTS} < set(lines[0])
+
+    # Interrupted after its second step, the same run goes on as if nothing had been.
+    other = dataclasses.replace(small, out=str(tmp_path / "other"))
+    calls = []
+    batch = Corpus.batch
+
+    def interrupted(self, index, kinds):
+        calls.append(kinds)
+        if len(calls) == 3:  # the first is for the shapes
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, index, kinds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Corpus, "batch", interrupted)
+        with pytest.raises(SystemExit) as caught:
+            pretrain(other)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert "at step 2, saved" in capsys.readouterr().out
+    assert pretrain(other).read_bytes() == content
+    capsys.readouterr()
+
+    with pytest.raises(ValueError, match="holds a run with seed=0, this one has 1"):
+        pretrain(dataclasses.replace(small, seed=1))
+
+
+def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(small):
+    config = dataclasses.replace(small, batch_size=5)
+    index = np.concatenate([pretraining._sample(config, 10, step)[0] for step in range(4)])
+    assert sorted(index[:10]) == sorted(index[10:]) == list(range(10))
+    assert (index[:10] != index[10:]).any()
+    other = np.concatenate(
+        [pretraining._sample(dataclasses.replace(config, seed=1), 10, s)[0] for s in range(4)]
+    )
+    assert (other != index).any()
+
+
+def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
+    for change, message in {
+        "no model": (dict(model="huge"), "no model 'huge'; there are"),
+        "few": (dict(heldout=0.1), "140 frames .* are too few"),
+    }.values():
+        with pytest.raises(ValueError, match=message):
+            pretrain(dataclasses.replace(small, **change))
+    assert not (tmp_path / "run").exists()
+    for change, message in (
+        (dict(steps=0), "steps is 0"),
+        (dict(warmup=4), "warmup is 4 of 4"),
+        (dict(heldout=1.0), "heldout is 1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(small, **change)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    parts = dict.fromkeys(("loss", *pretrain_objective.WEIGHTS), np.float32(np.nan))
+    with pytest.raises(FloatingPointError, match="loss is nan by step 7"):
+        pretraining._mean([parts], 7)
+
+
+def test_dialogues_are_questions_then_causal_answers():
+    some = frames(2)
+    tokens, times, targets = (x[0] for x in pretrain_text.dialogues(some, "caption", 60))
+    question, answer = "describe the scene", "frame number 0, the light is dim"
+    n, m = len(question) + 2, len(answer) + 1
+    assert tokens[0] == BOS and tokens[n - 1] == EOS and detokenize(tokens[:n]) == question
+    np.testing.assert_array_equal(tokens[n : n + m], [BOS, *answer.encode()])
+    np.testing.assert_array_equal(targets[n : n + m], [*answer.encode(), EOS])
+    assert (targets[:n] == PAD).all() and (tokens[n + m :] == PAD).all()
+    np.testing.assert_array_equal(times[: n + m], [-1] * n + list(range(1, m + 1)))
+
+
+def test_a_long_answer_loses_its_last_clause():
+    question = len("describe the scene") + 2
+    targets = pretrain_text.dialogues(frames(2), "caption", question + 20)[2]
+    assert detokenize(targets[0][question:]) == "frame number 0"
+    assert (targets[0] == EOS).sum() == 1
+
+
+def test_what_an_instruction_asks_for_in_centimetres():
+    some = dataclasses.replace(
+        frames(2),
+        hand=np.array([[0.0, 0.6, 0.2]] * 2, np.float32),
+        object=np.array([[0.1, 0.6, 0.02]] * 2, np.float32),
+        goal=np.array([[0.1, 0.85, 0.021]] * 2, np.float32),
+    )
+    asked, answer = pretrain_text.KINDS["move"].ask(some, 0)
+    assert (asked, answer) == ("push the puck to the green sphere", "10 0 -18 0 25 0")
+    assert pretrain_text.KINDS["hand"].ask(some, 0)[1] == "0 60 20"
+    assert sum(kind.share for kind in pretrain_text.KINDS.values()) == pytest.approx(1)
+
+
+def test_bags_hold_words_and_neighbours_without_order_of_clauses():
+    a, b, c = pretrain_text.bags_of_words(["red puck", "red puck, red puck", "puck red"])
+    assert (a > 0).sum() == 3 and (b > 0).sum() == 7
+    assert len(set(a[:3]) & set(c[:3])) == 2 and a.max() < pretrain_text.WORD_BUCKETS
+
+
+def test_points_are_looked_for_in_their_patch():
+    attention = np.full((1, 64, 1), -20.0, np.float32)
+    attention[0, 8 * 2 + 5] = 20.0  # row 2, column 5
+    here, there = ([[[5.5 / 8, 2.5 / 8]]], [[[2.5 / 8, 5.5 / 8]]])
+    assert pretrain_objective._patch_loss(attention, np.array(here)) < 1e-6
+    assert pretrain_objective._patch_loss(attention, np.array(there)) > 30
+
+
+def test_views_differ_from_their_frames_and_stay_images():
+    images = frames(4).image.astype(np.float32)
+    for view in (pretrain_objective.mild_view, pretrain_objective.strong_view):
+        seen = np.asarray(view(images, jax.random.key(0)))
+        assert seen.shape == images.shape and 0 <= seen.min() and seen.max() <= 255
+        assert 1 < np.abs(seen - images).mean()
+        np.testing.assert_array_equal(seen, view(images, jax.random.key(0)))
+
+
+def test_the_ridge_probe_finds_a_linear_map():
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(200, 30)), rng.normal(size=(50, 30))
+    w = rng.normal(size=(30, 3))
+    guess = pretrain_probes._ridge(x, x @ w + 1, new)
+    assert np.abs(guess - (new @ w + 1)).max() < 0.2
+    noise = rng.normal(size=(50, 30))
+    assert np.abs(pretrain_probes._ridge(x, x @ w + 1, noise) - (new @ w + 1)).max() > 1
+
+
+def test_frames_are_read_as_they_were_written(tmp_path):
+    made = frames(6)
+    assert_same(frames_reader.read_frames(write(tmp_path / "frames", made)), made)
+
+
+def assert_same(got, wanted):
+    for name in frames_reader.SHAPES:
+        a, b = getattr(got, name), getattr(wanted, name)
+        assert a.dtype == b.dtype
+        if name != "image":  # JPEG
+            np.testing.assert_array_equal(a, b)
+    assert got.image.shape == wanted.image.shape
+
+
+def write(path, made, split="train"):
+    from octo_integration.data.collect.frames import frame_features
+    from octo_integration.data.collect.writer import new_dataset
+
+    rows = [
+        {name: getattr(made, name)[i] for name in frames_reader.SHAPES} for i in range(len(made))
+    ]
+    with new_dataset(
+        path,
+        name="frames",
+        description="test",
+        features=frame_features(16),
+        splits=[split],
+        expected_bytes=1000,
+    ) as add:
+        add({split: rows})
+    return path
+
+
+def test_frames_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no dataset_info.json"):
+        frames_reader.read_frames(tmp_path)
+    bad = frames(6)
+    bad.hand[3, 1] = np.nan
+    with pytest.raises(ValueError, match="hand has values that are not finite"):
+        frames_reader.read_frames(write(tmp_path / "nan", bad))
+    good = write(tmp_path / "good", frames(6))
+    features = json.loads((good / "features.json").read_text())
+    content = features["featuresDict"]["features"]
+    content["seen"] = content.pop("hand")
+    (good / "features.json").write_text(json.dumps(features))
+    with pytest.raises(ValueError, match="feature hand is missing"):
+        frames_reader.read_frames(good)
+    record = next((tmp_path / "nan").glob("*.tfrecord*"))
+    record.write_bytes(record.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="is damaged"):
+        frames_reader.read_frames(tmp_path / "nan")
