@@ -49,7 +49,7 @@ def demo(config: DemoConfig) -> int:
     errors: dict[str, dict[str, ActionError]] = {}
     for method, name in METHODS.items():
         print(f"\n== {name}: fine-tuning into {out / method}", flush=True)
-        outcome = finetune(_run_config(config, method))
+        outcome = finetune(run_config(config, method))
         if outcome.signal is not None:
             return 128 + outcome.signal
         errors[method] = outcome.errors
@@ -60,7 +60,7 @@ def demo(config: DemoConfig) -> int:
     return 0
 
 
-def _run_config(config: DemoConfig, method: str) -> FinetuneConfig:
+def run_config(config: DemoConfig, method: str) -> FinetuneConfig:
     return FinetuneConfig(
         out=str(Path(config.out) / method),
         seed=config.seed,

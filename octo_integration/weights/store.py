@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 Tree = Any
 
 SHOWN = 5
+FILE_MODE = 0o644
 
 
 def save_params(
@@ -49,6 +50,7 @@ def save_params(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file(tensors, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(FILE_MODE)  # the library's is for the owner alone
         os.replace(temporary, path)
     except SafetensorError as error:
         raise OSError(
