@@ -1,16 +1,17 @@
 """How well does the literal `optax.chain(optax.adam(lr), mx.maps(...))` do what the exact criterion does?
 
-    python -m benchmarks.estimate --steps 300
+    python -m benchmarks.estimate
 
-Fine-tunes `tiny` on the shipped data three times from the same weights, with the same batches: plain Adam, MAPS with
-the exact criterion (`mx.chain`), and MAPS in a plain `optax.chain` called with three arguments. At every step of the
-third the exact criterion is evaluated beside the estimate, on the same state, and the signs are compared, tensor by
-tensor.
+Fine-tunes as `maps-vla demo` does, but with Adam alone, three times from the same weights with the same batches:
+without MAPS, with the exact criterion (`mx.chain`), and in a plain `optax.chain` called with three arguments. At every
+step of the third the exact criterion is evaluated beside the estimate, on the same state, and the signs are compared,
+tensor by tensor.
 """
 
 import dataclasses
 import functools
 import json
+import os
 import platform
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 import maps_optax as mx
 from octo_integration import data
-from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig, to_dict
+from octo_integration.config import FinetuneConfig
+from octo_integration.train.demo import DemoConfig, run_config
 from octo_integration.train.loop import cache_directory
 from octo_integration.train.setup import Built, build, initial_params
 from octo_integration.train.step import learning_rate, make_loss
@@ -40,28 +42,22 @@ class Config:
     python -m benchmarks.estimate
     """
 
-    steps: int = 300
-    """Optimizer steps of each of the three runs."""
-    lambda_max: float = MapsConfig.lambda_max
-    """Strength at the first layer."""
+    job: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+    """The main job: its steps, strength and seed; its out is not used."""
     constant_lr: bool = False
     """A constant learning rate in place of warmup and cosine."""
-    seed: int = 0
-    """Of data order and fresh modules."""
     out: Path = RESULTS
     """Where the numbers go."""
 
 
 def main(config: Config) -> dict[str, Any]:
     """Runs the comparison, prints it and writes it to `config.out`."""
-    run = FinetuneConfig(
-        out="", seed=config.seed, optimizer=OptimizerConfig(steps=config.steps, warmup=min(30, config.steps // 2))
-    )
+    run = run_config(config.job, "maps")
     built = build(run, data.compute_statistics(run.data, cache_directory()))
     theta0 = initial_params(run, built)
     lr = run.optimizer.lr if config.constant_lr else learning_rate(run.optimizer)
     adam = optax.adam(lr)
-    maps = mx.maps(built.layers, config.lambda_max, criterion="auto")
+    maps = mx.maps(built.layers, config.job.lambda_max)
     literal = optax.chain(adam, maps)
     drifts, triggers = {}, {}
     for name, tx in {"adam": mx.chain(adam), "exact": mx.chain(adam, maps), "estimate": literal}.items():
@@ -75,8 +71,12 @@ def main(config: Config) -> dict[str, Any]:
         abs(drifts["estimate"][k] - drifts["exact"][k]) < abs(drifts["estimate"][k] - drifts["adam"][k]) for k in layers
     ]
     result = {
-        "config": to_dict(dataclasses.replace(config, out=str(config.out.name))),  # type: ignore[arg-type]
+        "steps": config.job.steps,
+        "lambda_max": config.job.lambda_max,
+        "seed": config.job.seed,
+        "constant_lr": config.constant_lr,
         "versions": {"jax": jax.__version__, "optax": optax.__version__, "python": platform.python_version()},
+        "machine": {"backend": jax.default_backend(), "processor": platform.machine(), "cores": os.cpu_count()},
         "layer_steps": int(estimated.size),
         "agreement": float((estimated == exact).mean()),
         "agreement_per_tensor": {"min": float((estimated == exact).mean(0).min())},

@@ -13,13 +13,16 @@ try:
     import tensorflow_datasets as tfds
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        f"reading RLDS data needs {missing.name}, which is not installed: "
-        "pip install 'maps_optax[vla]'",
+        f"reading RLDS data needs {missing.name}, which is not installed: pip install 'maps_optax[vla]'",
         name=missing.name,
     ) from None
 
 # JAX needs the accelerators whole. Too late where someone used tensorflow before: their choice.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
+
+# Grappler's cost model warns, at length and in every run, of a crop whose batch size it does not know; our pipelines
+# have nothing for it to optimise.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 __all__ = ["tf", "tfds"]

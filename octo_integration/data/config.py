@@ -38,10 +38,6 @@ class DataConfig:
         """Refuses sizes below one and unknown names."""
         for name in ("chunk", "window", "image_size", "batch_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
-                raise ValueError(
-                    f"data.{name} is {getattr(self, name)}; give a number of at least 1."
-                )
+                raise ValueError(f"data.{name} is {getattr(self, name)}; give a number of at least 1.")
         if self.normalisation not in ("mean_std", "bounds"):
-            raise ValueError(
-                f"data.normalisation is {self.normalisation!r}; there are mean_std, bounds."
-            )
+            raise ValueError(f"data.normalisation is {self.normalisation!r}; there are mean_std, bounds.")

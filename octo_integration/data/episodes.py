@@ -55,9 +55,7 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if count < source.num_episodes:
         raise ValueError(_explain(source, f"{count} of {source.num_episodes} episodes found"))
     if total == 0:
-        raise ValueError(
-            f"{source.name}: its {count} episodes hold no step to learn from; take another split."
-        )
+        raise ValueError(f"{source.name}: its {count} episodes hold no step to learn from; take another split.")
 
 
 def decode_image(image: Any, size: int) -> Any:

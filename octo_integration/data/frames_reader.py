@@ -84,9 +84,7 @@ def read_frames(path: str | Path) -> Frames:
     columns = {name: np.stack([row[name] for row in rows]) for name in SHAPES}
     for name, values in columns.items():
         if values.dtype == np.float32 and not np.isfinite(values).all():
-            raise ValueError(
-                f"frames: {path}: {name} has values that are not finite; render again."
-            )
+            raise ValueError(f"frames: {path}: {name} has values that are not finite; render again.")
     for name in ("caption", "task"):
         texts = [text.decode() for text in columns[name].tolist()]
         columns[name] = np.array(texts, dtype=object)

@@ -101,14 +101,8 @@ def _builder(directory: str) -> Any:
         )
     if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
         inside = sorted(tf.io.gfile.glob(os.path.join(directory, "*", "dataset_info.json")))
-        remedy = (
-            f"did you mean {os.path.dirname(inside[-1])}?"
-            if inside
-            else "give the directory that holds it."
-        )
-        raise ValueError(
-            f"data.path: {directory} is not an RLDS data set, it has no dataset_info.json; {remedy}"
-        )
+        remedy = f"did you mean {os.path.dirname(inside[-1])}?" if inside else "give the directory that holds it."
+        raise ValueError(f"data.path: {directory} is not an RLDS data set, it has no dataset_info.json; {remedy}")
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # TFDS raises whatever its JSON and protobuf parsers raise
@@ -132,9 +126,7 @@ def _instructions(builder: Any, directory: str, split: str) -> list[Any]:
     try:
         instructions = builder.info.splits[split].file_instructions
     except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{directory}: split {split!r} cannot be had ({first_line(error)}); it has {known}."
-        ) from None
+        raise ValueError(f"{directory}: split {split!r} cannot be had ({first_line(error)}); it has {known}.") from None
     if not instructions:
         raise ValueError(f"{directory}: split {split!r} is empty; it has {known}.")
     return instructions
@@ -164,9 +156,7 @@ def _features(features: Any, directory: str, standardize: str) -> Any:
                 f"{directory}: steps/{path} is {found.tf_dtype.name}{list(found.shape)}, "
                 f"standardize={standardize!r} reads {wanted}; {remedy}"
             )
-    return tfds.features.FeaturesDict(
-        {"steps": tfds.features.Dataset({path: steps[path] for path in paths})}
-    )
+    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset({path: steps[path] for path in paths})})
 
 
 def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:

@@ -122,9 +122,7 @@ class Statistics:
             ) from None
 
 
-def compute_statistics(
-    config: DataConfig, cache_dir: str | os.PathLike | None = None
-) -> Statistics:
+def compute_statistics(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Statistics:
     """Statistics of `config.split`, in one pass that checks every vector but decodes no image.
 
     Args:

@@ -21,9 +21,7 @@ def windows(episode: Episode, window: int, chunk: int) -> dict[str, Any]:
     now = tf.range(length)[:, None]
     past = now + tf.range(1 - window, 1)
     future = now + tf.range(chunk)
-    observation = {
-        key: tf.gather(value, tf.maximum(past, 0)) for key, value in episode["observation"].items()
-    }
+    observation = {key: tf.gather(value, tf.maximum(past, 0)) for key, value in episode["observation"].items()}
     return {
         "observation": {**observation, "timestep_pad_mask": past >= 0},
         "task": episode["task"],

@@ -80,6 +80,4 @@ class Attention(nn.Module):
         if self.rope_theta is not None and positions is not None:
             q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
         y = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None])
-        return nn.DenseGeneral(
-            width, axis=(-2, -1), use_bias=self.out_bias, dtype=self.dtype, name="out"
-        )(y)
+        return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.out_bias, dtype=self.dtype, name="out")(y)

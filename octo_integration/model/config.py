@@ -40,9 +40,7 @@ class TowerConfig:
     def __post_init__(self) -> None:
         """Refuses sizes that do not fit each other."""
         if self.width % self.heads:
-            raise ValueError(
-                f"model: a tower's width {self.width} is not a multiple of heads {self.heads}."
-            )
+            raise ValueError(f"model: a tower's width {self.width} is not a multiple of heads {self.heads}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +70,9 @@ class LanguageConfig:
     def __post_init__(self) -> None:
         """Refuses sizes that do not fit each other."""
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"model: language width {self.width} / heads {self.heads} is not an even integer."
-            )
+            raise ValueError(f"model: language width {self.width} / heads {self.heads} is not an even integer.")
         if self.heads % self.kv_heads:
-            raise ValueError(
-                f"model: language heads {self.heads} is not a multiple of kv_heads {self.kv_heads}."
-            )
+            raise ValueError(f"model: language heads {self.heads} is not a multiple of kv_heads {self.kv_heads}.")
 
 
 @dataclasses.dataclass(frozen=True)

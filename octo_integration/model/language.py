@@ -37,9 +37,7 @@ class Block(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: jax.Array
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
         """As `Decoder`, in the form that nn.scan takes."""
         config = self.config
         norm = functools.partial(nn.RMSNorm, epsilon=config.norm_eps, dtype=jnp.float32)
@@ -65,9 +63,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         """Makes the submodules."""
         config = self.config
-        self.embed = nn.Embed(
-            config.vocabulary, config.width, embedding_init=EMBED_INIT, dtype=self.dtype
-        )
+        self.embed = nn.Embed(config.vocabulary, config.width, embedding_init=EMBED_INIT, dtype=self.dtype)
         scanned = nn.scan(
             Block,
             variable_axes={"params": 0},

@@ -10,6 +10,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from octo_integration.model.attention import Attention
 from octo_integration.model.config import TowerConfig
@@ -71,7 +72,8 @@ class Tower(nn.Module):
         # The kernel has the shape of a convolution's, [patch, patch, 3, width].
         embed = nn.DenseGeneral(config.width, (-3, -2, -1), dtype=self.dtype, name="patch_embed")
         x = embed(x)
-        x = x + self._tokens("pos_embed", x.shape[1])
+        pos_embed = self.param("pos_embed", sincos_positions, (x.shape[1], config.width))
+        x = x + pos_embed.astype(x.dtype)
         before = []
         if config.cls_token:
             before.append(self._tokens("cls_token", 1))
@@ -79,15 +81,30 @@ class Tower(nn.Module):
             before.append(self._tokens("register_tokens", config.registers))
         tokens = [jnp.broadcast_to(t, (len(x), *t.shape)) for t in before]
         x = jnp.concatenate([*tokens, x], axis=1)
-        blocks = nn.scan(
-            Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.depth
-        )
+        blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.depth)
         x, _ = blocks(config, self.dtype, name="blocks")(x)
         x = x[:, sum(len(t) for t in before) :]
         return nn.LayerNorm(NORM_EPS, dtype=jnp.float32, name="norm")(x).astype(self.dtype)
 
     def _tokens(self, name: str, count: int) -> jax.Array:
         return self.param(name, TOKEN_INIT, (count, self.config.width)).astype(self.dtype)
+
+
+def sincos_positions(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Where a position embedding starts to learn: sines and cosines of row and column (as MoCo v3).
+
+    Args:
+      key: not used; initializers have one.
+      shape: (N patches of a square, width, a multiple of 4).
+
+    Returns:
+      f32[N, width].
+    """
+    side, quarter = round(shape[0] ** 0.5), shape[1] // 4
+    frequency = 10_000.0 ** (-np.arange(quarter) / quarter)
+    row, column = np.divmod(np.arange(shape[0]), side)
+    angles = [place[:, None] * frequency for place in (column, row)]
+    return jnp.asarray(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1), jnp.float32)
 
 
 def _patches(images: jax.Array, size: int) -> jax.Array:

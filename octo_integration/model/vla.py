@@ -114,6 +114,5 @@ def _check(observation: Arrays, config: VLAConfig) -> None:
         found = observation[name].shape[2:]
         if found != wanted:
             raise ValueError(
-                f"model: observation/{name} has shape [B, T, *{found}], the configuration says "
-                f"{wanted}; change either."
+                f"model: observation/{name} has shape [B, T, *{found}], the configuration says {wanted}; change either."
             )

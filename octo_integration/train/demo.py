@@ -61,6 +61,7 @@ def demo(config: DemoConfig) -> int:
 
 
 def run_config(config: DemoConfig, method: str) -> FinetuneConfig:
+    """The fine-tuning run of one method, `adam` or `maps`."""
     return FinetuneConfig(
         out=str(Path(config.out) / method),
         seed=config.seed,

@@ -85,9 +85,7 @@ class PretrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"pretrain: {name} is {getattr(self, name)}; give at least 1.")
         if not 0 <= self.warmup < self.steps:
-            raise ValueError(
-                f"pretrain: warmup is {self.warmup} of {self.steps} steps; give fewer."
-            )
+            raise ValueError(f"pretrain: warmup is {self.warmup} of {self.steps} steps; give fewer.")
         if not 0 < self.heldout < 1:
             raise ValueError(f"pretrain: heldout is {self.heldout}; give a share between 0 and 1.")
 
@@ -161,9 +159,7 @@ def pretrain(config: PretrainConfig) -> Path:
     def batches(part: Frames, kind: str, index: np.ndarray) -> Batch:
         return (train if part is train.frames else heldout).batch(index, kind)
 
-    measure = functools.partial(
-        probe, vla, train=train.frames, heldout=heldout.frames, batches=batches
-    )
+    measure = functools.partial(probe, vla, train=train.frames, heldout=heldout.frames, batches=batches)
     probes = {
         "pretrained": measure({"model": rounded, "heads": state.params["heads"]}),
         "random": measure(start.params),
@@ -198,9 +194,7 @@ def _start(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any) -> State:
     return init()
 
 
-def _train(
-    vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path
-) -> State:
+def _train(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path) -> State:
     step = _make_step(vla, config, tx)
     done, stop = int(state.step), None
     pending: list[Tree] = []
@@ -227,9 +221,7 @@ def _train(
     return state
 
 
-def _make_step(
-    vla: VLA, config: PretrainConfig, tx: Any
-) -> Callable[[State, Batch], tuple[State, Tree]]:
+def _make_step(vla: VLA, config: PretrainConfig, tx: Any) -> Callable[[State, Batch], tuple[State, Tree]]:
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: Batch) -> tuple[State, Tree]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -259,9 +251,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 def _mean(pending: list[Tree], done: int) -> dict[str, float]:
     values = {name: float(np.mean([p[name] for p in pending])) for name in ("loss", *WEIGHTS)}
     if not math.isfinite(values["loss"]):
-        raise FloatingPointError(
-            f"pretrain: loss is {values['loss']} by step {done}; lower lr and resume."
-        )
+        raise FloatingPointError(f"pretrain: loss is {values['loss']} by step {done}; lower lr and resume.")
     return values
 
 

@@ -63,9 +63,7 @@ class Heads(nn.Module):
     """Everything that pretraining throws away at its end."""
 
     @nn.compact
-    def __call__(
-        self, dino: jax.Array, siglip: jax.Array, words: jax.Array
-    ) -> dict[str, jax.Array]:
+    def __call__(self, dino: jax.Array, siglip: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
         """Patch features [2 B, N, W] (two views, one after the other), [B, N, W], bags of words."""
         attention = nn.Dense(POINTS + 1, name="attention")(dino)
         pooled = jnp.einsum("bnk,bnw->bkw", nn.softmax(attention, axis=1), dino)
@@ -76,12 +74,8 @@ class Heads(nn.Module):
         text = nn.Dense(EMBEDDING, name="text")(nn.gelu(nn.LayerNorm(name="text_norm")(text)))
         return {
             "attention": attention,
-            "points": jnp.stack(
-                [nn.Dense(3, name=f"place{k}")(pooled[:, k]) for k in range(POINTS)], axis=1
-            ),
-            "pixels": jnp.stack(
-                [nn.Dense(2, name=f"pixel{k}")(pooled[:, k]) for k in range(PIXEL_POINTS)], axis=1
-            ),
+            "points": jnp.stack([nn.Dense(3, name=f"place{k}")(pooled[:, k]) for k in range(POINTS)], axis=1),
+            "pixels": jnp.stack([nn.Dense(2, name=f"pixel{k}")(pooled[:, k]) for k in range(PIXEL_POINTS)], axis=1),
             "view": _unit(nn.Dense(EMBEDDING, name="view")(pooled[:, POINTS])),
             "image": _unit(nn.Dense(EMBEDDING, name="image")(image)),
             "text": _unit(text),
@@ -115,9 +109,7 @@ def see(vla: VLA, view: jax.Array, second: jax.Array | None, batch: Batch) -> Se
     return Seen(dino, siglip, vla.language.logits(x[:, patches.shape[1] :]))
 
 
-def run_model(
-    vla: VLA, params: Tree, view: jax.Array, second: jax.Array | None, batch: Batch
-) -> Seen:
+def run_model(vla: VLA, params: Tree, view: jax.Array, second: jax.Array | None, batch: Batch) -> Seen:
     """`see` with the model's parameters."""
     seen: Any = vla.apply({"params": params}, view, second, batch, method=see)
     return seen
@@ -163,9 +155,7 @@ def _patch_loss(attention: jax.Array, pixels: jax.Array) -> jax.Array:
     """Cross-entropy between attention f32[B, N, K] over patches and the ones the points are in."""
     side = round(attention.shape[1] ** 0.5)
     column, row = jnp.moveaxis(jnp.clip((pixels * side).astype(jnp.int32), 0, side - 1), -1, 0)
-    entropy = optax.softmax_cross_entropy_with_integer_labels(
-        attention.swapaxes(1, 2), row * side + column
-    )
+    entropy = optax.softmax_cross_entropy_with_integer_labels(attention.swapaxes(1, 2), row * side + column)
     return entropy.mean()
 
 

@@ -114,9 +114,7 @@ def _hits(vla: VLA, params: Tree, batch: Batch) -> jax.Array:
     return (out["image"] @ out["text"].T).argmax(1) == jnp.arange(ROWS)
 
 
-def _perplexity(
-    vla: VLA, params: Tree, frames: Frames, batches: Batches, kind: str, shift: int
-) -> float:
+def _perplexity(vla: VLA, params: Tree, frames: Frames, batches: Batches, kind: str, shift: int) -> float:
     groups = _groups(len(frames))
     sums = [_losses(vla, params, batches(frames, kind, group), shift) for group in groups]
     total, count = np.sum(jax.device_get(sums), axis=0)

@@ -53,9 +53,7 @@ def save_params(
         temporary.chmod(FILE_MODE)  # the library's is for the owner alone
         os.replace(temporary, path)
     except SafetensorError as error:
-        raise OSError(
-            f"cannot write weights {path}: {error}; make room or choose another place."
-        ) from None
+        raise OSError(f"cannot write weights {path}: {error}; make room or choose another place.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,13 +95,9 @@ def load_params(path: Path, like: Tree, fresh: Sequence[str] = ()) -> Tree:
     return unflatten_dict(loaded, sep="/")
 
 
-def _fresh_leaves(
-    wanted: Mapping[str, Any], slices: Mapping[str, Any], fresh: Sequence[str]
-) -> dict[str, Any]:
+def _fresh_leaves(wanted: Mapping[str, Any], slices: Mapping[str, Any], fresh: Sequence[str]) -> dict[str, Any]:
     """The leaves of fresh modules of which the file has nothing."""
-    absent = [
-        module for module in fresh if not any(name.startswith(f"{module}/") for name in slices)
-    ]
+    absent = [module for module in fresh if not any(name.startswith(f"{module}/") for name in slices)]
     kept = {n: x for n, x in wanted.items() if any(n.startswith(f"{m}/") for m in absent)}
     for name, leaf in kept.items():
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -134,8 +128,7 @@ def _read(file: Any, name: str, dtype: Any, path: Path) -> np.ndarray:
     array = file.get_tensor(name)
     if array.dtype != dtype and not (_is_float(array.dtype) and _is_float(dtype)):
         raise ValueError(
-            f"weights {path} do not fit the model: {name} is {array.dtype.name}, the model has "
-            f"{np.dtype(dtype).name}."
+            f"weights {path} do not fit the model: {name} is {array.dtype.name}, the model has {np.dtype(dtype).name}."
         )
     return array.astype(dtype, copy=False)
 

@@ -57,9 +57,7 @@ def write(
     features = F.FeaturesDict({"steps": F.Dataset(steps or step_features())})
     directory.mkdir(parents=True)
     infos = []
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name="toy", filetype_suffix="tfrecord"
-    )
+    template = tfds.core.ShardedFileTemplate(data_dir=directory, dataset_name="toy", filetype_suffix="tfrecord")
     for split, episodes in splits.items():
         shares = [episodes[i::shards] for i in range(shards)]
         split_template = template.replace(split=split)
@@ -76,9 +74,7 @@ def write(
                 filename_template=split_template,
             )
         )
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory, features=features, split_infos=infos, check_data=False
-    )
+    tfds.folder_dataset.write_metadata(data_dir=directory, features=features, split_infos=infos, check_data=False)
     return directory
 
 

@@ -28,9 +28,7 @@ TOTAL = sum(LENGTHS)
 @pytest.fixture
 def config(write_rlds: WriteRLDS) -> DataConfig:
     path = write_rlds(LENGTHS, shards=3)
-    return DataConfig(
-        path=str(path), chunk=3, window=2, image_size=16, batch_size=4, shuffle_buffer=10
-    )
+    return DataConfig(path=str(path), chunk=3, window=2, image_size=16, batch_size=4, shuffle_buffer=10)
 
 
 # Once per data set: each test has its own, but some ask many times.
@@ -95,9 +93,7 @@ def test_the_parts_of_a_sample_belong_together(config: DataConfig) -> None:
         source = [s["action"] for s in make_episode(episode, LENGTHS[episode])["steps"]]
         real = np.stack(source[step : step + 3])
         assert mask.tolist() == [i < len(real) for i in range(3)]
-        np.testing.assert_allclose(
-            statistics.unnormalise_action(action[mask]), real, rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(statistics.unnormalise_action(action[mask]), real, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_sees_every_window_once_in_order(config: DataConfig) -> None:
@@ -115,9 +111,7 @@ def test_evaluation_sees_every_window_once_in_order(config: DataConfig) -> None:
 def test_evaluation_normalises_with_the_statistics_given(config: DataConfig) -> None:
     train = dataclasses.replace(config, split="train[:3]")
     statistics = compute_statistics(train)
-    held = np.concatenate(
-        [b["action"][:, 0] for b in eval_batches(train, statistics, split="train[3:]")]
-    )
+    held = np.concatenate([b["action"][:, 0] for b in eval_batches(train, statistics, split="train[3:]")])
     raw = np.concatenate(
         [
             b["action"][:, 0] * (s := compute_statistics(config)).action.std + s.action.mean
@@ -153,9 +147,7 @@ def test_resuming_anywhere_gives_the_same_batches_bit_for_bit(config: DataConfig
             assert_same(a, b)
 
 
-def test_skipped_samples_are_not_decoded(
-    config: DataConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_skipped_samples_are_not_decoded(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
 
     def counted(image: Any, size: int) -> Any:

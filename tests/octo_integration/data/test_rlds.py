@@ -132,9 +132,7 @@ def test_missing_feature_is_named(write_rlds: WriteRLDS, key: str) -> None:
         ("language_instruction", F.Tensor(shape=(512,), dtype=np.float32), ["float32[512]"]),
     ],
 )
-def test_wrong_feature_is_named(
-    write_rlds: WriteRLDS, key: str, feature: F.FeatureConnector, parts: list[str]
-) -> None:
+def test_wrong_feature_is_named(write_rlds: WriteRLDS, key: str, feature: F.FeatureConnector, parts: list[str]) -> None:
     path = write_rlds({"train": []}, steps=step_features(**{key: feature}))
     refused(write_with_one_file(path), f"/{key} is ", "standardize", *parts)
 

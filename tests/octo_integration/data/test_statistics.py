@@ -120,9 +120,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_cache_is_used_and_leaves_nothing_else(
-    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]
-) -> None:
+def test_cache_is_used_and_leaves_nothing_else(write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]) -> None:
     path, cache = write_rlds([3, 2]), tmp_path / "a" / "cache"
     first = compute_statistics(config(path), cache)
     again = compute_statistics(config(path), cache)
@@ -134,9 +132,7 @@ def test_cache_is_used_and_leaves_nothing_else(
     assert len(scans) == 2 and len(os.listdir(cache)) == 2
 
 
-def test_changed_data_are_read_again(
-    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]
-) -> None:
+def test_changed_data_are_read_again(write_rlds: WriteRLDS, tmp_path: Path, scans: list[str]) -> None:
     path = write_rlds([3, 2])
     compute_statistics(config(path), tmp_path)
     os.utime(path / "toy-train.tfrecord-00000-of-00001", ns=(0, 0))
@@ -145,9 +141,7 @@ def test_changed_data_are_read_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"half"])
-def test_corrupted_cache_is_made_anew(
-    write_rlds: WriteRLDS, tmp_path: Path, scans: list[str], content: bytes
-) -> None:
+def test_corrupted_cache_is_made_anew(write_rlds: WriteRLDS, tmp_path: Path, scans: list[str], content: bytes) -> None:
     path, cache = write_rlds([3, 2]), tmp_path / "cache"
     first = compute_statistics(config(path), cache)
     (file,) = cache.iterdir()

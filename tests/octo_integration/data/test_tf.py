@@ -30,8 +30,7 @@ def test_missing_tensorflow_says_what_to_install(use: str) -> None:
         "except ModuleNotFoundError as error: print(error)"
     )
     assert done.stdout == (
-        "reading RLDS data needs tensorflow, which is not installed: "
-        "pip install 'maps_optax[vla]'\n"
+        "reading RLDS data needs tensorflow, which is not installed: pip install 'maps_optax[vla]'\n"
     ), done.stderr
 
 

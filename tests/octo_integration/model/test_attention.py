@@ -72,9 +72,7 @@ def test_rope_turns_halves_by_the_published_angles():
     position, theta = np.array([0, 1, 7]), 100.0
     angle = position[:, None] * theta ** (-np.array([0.0, 2.0]) / 4)
     a, b = np.asarray(x)[0, :, 0, :2], np.asarray(x)[0, :, 0, 2:]
-    wanted = np.concatenate(
-        [a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], axis=1
-    )
+    wanted = np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], axis=1)
     got = rope(x, jnp.asarray(position[None]), theta)[0, :, 0]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 

@@ -40,10 +40,7 @@ def gelu_tanh(x):
 
 
 def attention(x, p):
-    q, k, v = (
-        np.einsum("bnw,whd->bhnd", x, p[n]["kernel"]) + p[n]["bias"][:, None]
-        for n in ("query", "key", "value")
-    )
+    q, k, v = (np.einsum("bnw,whd->bhnd", x, p[n]["kernel"]) + p[n]["bias"][:, None] for n in ("query", "key", "value"))
     scores = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
     y = scores / scores.sum(-1, keepdims=True) @ v
     return np.einsum("bhnd,hdw->bnw", y, p["out"]["kernel"]) + p["out"]["bias"]

@@ -117,9 +117,7 @@ def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(sma
     index = np.concatenate([pretraining._sample(config, 10, step)[0] for step in range(4)])
     assert sorted(index[:10]) == sorted(index[10:]) == list(range(10))
     assert (index[:10] != index[10:]).any()
-    other = np.concatenate(
-        [pretraining._sample(dataclasses.replace(config, seed=1), 10, s)[0] for s in range(4)]
-    )
+    other = np.concatenate([pretraining._sample(dataclasses.replace(config, seed=1), 10, s)[0] for s in range(4)])
     assert (other != index).any()
 
 
@@ -230,9 +228,7 @@ def write(path, made, split="train"):
     from octo_integration.data.collect.frames import frame_features
     from octo_integration.data.collect.writer import new_dataset
 
-    rows = [
-        {name: getattr(made, name)[i] for name in frames_reader.SHAPES} for i in range(len(made))
-    ]
+    rows = [{name: getattr(made, name)[i] for name in frames_reader.SHAPES} for i in range(len(made))]
     with new_dataset(
         path,
         name="frames",
