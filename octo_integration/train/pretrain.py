@@ -58,13 +58,13 @@ class PretrainConfig:
     """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
     model: str = "tiny"
     """Name of the model's configuration (octo_integration/model/config.py)."""
-    steps: int = 900
+    steps: int = 1500
     """Optimizer steps."""
     batch_size: int = 32
     """Frames per step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate."""
-    warmup: int = 50
+    warmup: int = 100
     """Steps of linear warmup; a cosine down to 0 follows."""
     weight_decay: float = 0.05
     """Decoupled weight decay, on matrices only (kernels and embeddings)."""

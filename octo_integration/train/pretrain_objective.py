@@ -32,7 +32,7 @@ TEMPERATURE = 0.1
 # batch of 32, so that the first loss is that of a guess.
 LOG_SCALE, BIAS = 2.3, -3.5
 
-# Positions in metres -> about mean 0 and std 1.
+# Of positions in metres and of pixels as fractions: both spread by about 0.1.
 CENTRE, SPREAD = (0.0, 0.67, 0.16), 0.1
 
 # Weights of the parts of the loss.
@@ -66,7 +66,11 @@ class Heads(nn.Module):
     def __call__(self, dino: jax.Array, siglip: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
         """Patch features [2 B, N, W] (two views, one after the other), [B, N, W], bags of words."""
         attention = nn.Dense(POINTS + 1, name="attention")(dino)
-        pooled = jnp.einsum("bnk,bnw->bkw", nn.softmax(attention, axis=1), dino)
+        share = nn.softmax(attention, axis=1)
+        pooled = jnp.einsum("bnk,bnw->bkw", share, dino)
+        # Where each pool looks, in the units of the targets: what is left to regress is small.
+        at = (jnp.einsum("bnk,nc->bkc", share, patch_centres(dino.shape[1])) - 0.5) / SPREAD
+        placed = jnp.concatenate([pooled, at], axis=-1)
         look = nn.Dense(1, name="look")(siglip)
         image = jnp.einsum("bnk,bnw->bw", nn.softmax(look, axis=1), siglip)
         bag = nn.Embed(WORD_BUCKETS, 2 * EMBEDDING, name="words")(words)
@@ -74,14 +78,24 @@ class Heads(nn.Module):
         text = nn.Dense(EMBEDDING, name="text")(nn.gelu(nn.LayerNorm(name="text_norm")(text)))
         return {
             "attention": attention,
-            "points": jnp.stack([nn.Dense(3, name=f"place{k}")(pooled[:, k]) for k in range(POINTS)], axis=1),
-            "pixels": jnp.stack([nn.Dense(2, name=f"pixel{k}")(pooled[:, k]) for k in range(PIXEL_POINTS)], axis=1),
+            "points": jnp.stack([nn.Dense(3, name=f"place{k}")(placed[:, k]) for k in range(POINTS)], axis=1),
+            "pixels": jnp.stack(
+                [at[:, k] + nn.Dense(2, name=f"pixel{k}")(pooled[:, k]) for k in range(PIXEL_POINTS)],
+                axis=1,
+            ),
             "view": _unit(nn.Dense(EMBEDDING, name="view")(pooled[:, POINTS])),
             "image": _unit(nn.Dense(EMBEDDING, name="image")(image)),
             "text": _unit(text),
             "scale": self.param("scale", nn.initializers.constant(LOG_SCALE), ()),
             "bias": self.param("bias", nn.initializers.constant(BIAS), ()),
         }
+
+
+def patch_centres(count: int) -> np.ndarray:
+    """Column and row of the patches of a square image, as fractions of it: f32[count, 2]."""
+    side = round(count**0.5)
+    row, column = np.divmod(np.arange(count), side)
+    return ((np.stack([column, row], axis=1) + 0.5) / side).astype(np.float32)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -13,7 +13,14 @@ import numpy as np
 
 from octo_integration.data.frames_reader import Frames
 from octo_integration.model.vla import VLA
-from octo_integration.train.pretrain_objective import Batch, answer_loss, run_heads, run_model
+from octo_integration.train.pretrain_objective import (
+    CENTRE,
+    SPREAD,
+    Batch,
+    answer_loss,
+    run_heads,
+    run_model,
+)
 from octo_integration.train.pretrain_text import KINDS
 
 Tree = Any
@@ -35,7 +42,8 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
       batches: (frames, kind of question, indices) -> the device batch.
 
     Returns:
-      {tower}_{point}_cm: mean distance between probed and true position;
+      {tower}_{point}_cm: mean distance between probed and true position; mean_{point}_cm: the
+        same for a guess that sees nothing; head_{point}_cm: for the pretraining head;
       retrieval: share of images whose caption is the nearest among ROWS;
       perplexity_{kind}: per byte of the answers; with suffix _other_image: given another frame.
     """
@@ -52,6 +60,7 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
     for point in POINTS:
         mean = getattr(fitted, point).mean(0)
         found[f"mean_{point}_cm"] = _centimetres(mean - getattr(heldout, point))
+    found |= _placed(vla, params, heldout, batches)
     found["retrieval"] = _retrieval(vla, params, heldout, batches)
     for kind in KINDS:
         for suffix, shift in {"": 0, "_other_image": 1}.items():
@@ -99,6 +108,21 @@ def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 def _centimetres(error: np.ndarray) -> float:
     return float(100 * np.linalg.norm(error, axis=-1).mean())
+
+
+def _placed(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> Probes:
+    groups = list(_groups(len(frames)))
+    guess = np.concatenate([_places(vla, params, batches(frames, "caption", g)) for g in groups])
+    shown = frames.take(np.concatenate(groups))
+    return {f"head_{point}_cm": _centimetres(guess[:, k] - getattr(shown, point)) for k, point in enumerate(POINTS)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _places(vla: VLA, params: Tree, batch: Batch) -> jax.Array:
+    """f32[ROWS, points, 3] in metres."""
+    seen = run_model(vla, params["model"], jnp.asarray(batch.image), None, batch)
+    out = run_heads(params["heads"], seen, batch.words)
+    return out["points"] * SPREAD + jnp.asarray(CENTRE)
 
 
 def _retrieval(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> float:

@@ -132,3 +132,12 @@ def test_the_action_head_starts_near_zero():
     head = L1ActionHead(4, 16, "float32")
     actions, _ = jax.jit(head.init_with_output)(jax.random.key(0), x)
     assert 0 < jnp.abs(actions).max() < 0.3
+
+
+def test_positions_start_as_sines_of_row_and_column():
+    table = np.asarray(vit.sincos_positions(jax.random.key(0), (9, 8)))
+    row, column = 2, 1
+    angles = np.array([[place, place / 100] for place in (column, row)])
+    wanted = [*np.sin(angles[0]), *np.cos(angles[0]), *np.sin(angles[1]), *np.cos(angles[1])]
+    np.testing.assert_allclose(table[3 * row + column], wanted, atol=1e-6)
+    assert len(np.unique(table.round(4), axis=0)) == 9

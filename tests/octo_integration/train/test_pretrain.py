@@ -190,6 +190,11 @@ def test_points_are_looked_for_in_their_patch():
     assert pretrain_objective._patch_loss(attention, np.array(there)) > 30
 
 
+def test_patch_centres_are_columns_and_rows():
+    centres = pretrain_objective.patch_centres(64)
+    np.testing.assert_allclose(centres[8 * 2 + 5], [5.5 / 8, 2.5 / 8])
+
+
 def test_views_differ_from_their_frames_and_stay_images():
     images = frames(4).image.astype(np.float32)
     for view in (pretrain_objective.mild_view, pretrain_objective.strong_view):
