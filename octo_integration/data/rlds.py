@@ -137,7 +137,7 @@ def _features(features: Any, directory: str, standardize: str) -> Any:
     if "steps" not in features or not isinstance(features["steps"], tfds.features.Dataset):
         raise ValueError(
             f"data.path: {directory} is not an RLDS data set: its records have no steps but "
-            f"{', '.join(features)}; give one whose records are episodes."
+            f"{', '.join(sorted(features))}; give one whose records are episodes."
         )
     steps = dict(_leaves(features["steps"].feature))
     needs = STANDARDISATIONS[standardize]
