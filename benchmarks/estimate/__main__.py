@@ -1,6 +1,6 @@
 """How well does the literal `optax.chain(optax.adam(lr), mx.maps(...))` do what the exact criterion does?
 
-    python -m benchmarks.estimate
+    python -m benchmarks.estimate --job.steps 300
 
 Fine-tunes as `maps-vla demo` does, but with Adam alone, three times from the same weights with the same batches:
 without MAPS, with the exact criterion (`mx.chain`), and in a plain `optax.chain` called with three arguments. At every
@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results.json"
 class Config:
     """Compares the estimated criterion with the exact one on the main job.
 
-    python -m benchmarks.estimate
+    python -m benchmarks.estimate --job.steps 300
     """
 
     job: DemoConfig = dataclasses.field(default_factory=DemoConfig)

@@ -35,7 +35,7 @@ class DemoConfig:
 
     out: str = "runs/demo"
     """Folder of the two runs (adam/, maps/) and the figure drift.png."""
-    steps: int = 300
+    steps: int = 200
     """Optimizer steps of each run."""
     lambda_max: float = MapsConfig.lambda_max
     """Strength of MAPS at the first layer."""
