@@ -1,5 +1,6 @@
 """θ0: copied, placed, fingerprinted, taken out of a checkpoint and put back."""
 
+import zlib
 from typing import Any, NamedTuple, Optional
 
 import jax
@@ -248,9 +249,10 @@ def fingerprint(leaf: Any) -> jax.Array:
     leaf = on_device(leaf)
     words = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16}[jnp.dtype(leaf.dtype).itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)  # float64 gains a last axis of 2
-    place = jnp.zeros(bits.shape, jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)  # the row-major index, counted from a hash of the shape
     for axis, extent in enumerate(bits.shape):
         place = place * jnp.uint32(extent) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    place = place + jnp.uint32(zlib.crc32(repr(leaf.shape).encode()))
     first = _mix(bits ^ _mix(place + jnp.uint32(1)))
     second = _mix(bits * jnp.uint32(0x9E3779B1) + place)
     code = jnp.uint32(_DTYPES.index(str(leaf.dtype)))

@@ -133,6 +133,8 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict
     * ``pull/<layer>``: the mean of λ·r over the layer's tensors, 0 where not triggered;
     * ``drift``, ``triggered``, ``pull``: the same over everything anchored.
 
+    Of a state that `jax.vmap` made, each is an array over what it was mapped over.
+
     Args:
       opt_state: any Optax state that holds states of `spd` or `maps`, however wrapped.
       layers: the LayerStack that `maps` was given, to name and gather layers ``"dinov2/3"``. Without it each anchored
@@ -160,13 +162,13 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict
             groups.setdefault(name, []).append((state, i))
     out: dict[str, Any] = {}
     for name, members in groups.items():
-        out[f"drift/{name}"] = jnp.sqrt(sum(s.drift[i] ** 2 for s, i in members))
-        out[f"triggered/{name}"] = sum(s.triggered[i] for s, i in members) / len(members)
-        out[f"pull/{name}"] = sum(s.pull[i] for s, i in members) / len(members)
-    tensors = max(sum(s.drift.shape[0] for s in found), 1)
-    out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2) for s in found))
-    out["triggered"] = sum(jnp.sum(s.triggered) for s in found) / tensors
-    out["pull"] = sum(jnp.sum(s.pull) for s in found) / tensors
+        out[f"drift/{name}"] = jnp.sqrt(sum(s.drift[..., i] ** 2 for s, i in members))
+        out[f"triggered/{name}"] = sum(s.triggered[..., i] for s, i in members) / len(members)
+        out[f"pull/{name}"] = sum(s.pull[..., i] for s, i in members) / len(members)
+    tensors = max(sum(s.drift.shape[-1] for s in found), 1)
+    out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2, axis=-1) for s in found))
+    out["triggered"] = sum(jnp.sum(s.triggered, axis=-1) for s in found) / tensors
+    out["pull"] = sum(jnp.sum(s.pull, axis=-1) for s in found) / tensors
     return out
 
 

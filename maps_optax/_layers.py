@@ -22,11 +22,13 @@ class Layout(NamedTuple):
       positions: per leaf, in flattening order: k ≥ 1, an int array (n,) for a leaf that stacks n layers, or None.
       size: |L|, the number of layers that the schedule spans.
       names: k → (module, block) as a person reads them; the block is '' where the module is one layer.
+      hidden: modules whose depth an Optax wrapper hides, by masking out every leaf that stacks their blocks.
     """
 
     positions: list[Position]
     size: int
     names: dict[int, tuple[str, str]]
+    hidden: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,11 @@ class LayerStack:
                         f"LayerStack: {module!r}: pattern {pattern!r} has {groups} groups; a 'block' pattern needs "
                         r"exactly one, around the block number, such as (\d+); write the others as (?:...)."
                     )
+        for field in ("free", "optional"):
+            if isinstance(getattr(self, field), str):
+                raise ValueError(f"LayerStack: {field} is {getattr(self, field)!r}; give a list of patterns.")
+        if self.tail < 0:
+            raise ValueError(f"LayerStack: tail is {self.tail}; it must not be negative.")
         known = {p for rules in self.modules.values() for p in rules} | set(self.free)
         for pattern in (*self.free, *self.optional):
             _compile(pattern)
@@ -100,6 +107,7 @@ class LayerStack:
         used: set[str] = set()
         blocks: dict[str, set[int]] = {module: set() for module in self.modules}
         present: set[str] = set()
+        masked_stacks: set[str] = set()
         found: list[Optional[tuple[str, str, int]]] = []  # module, place, block number or stacked length
         unmatched = []
 
@@ -122,7 +130,9 @@ class LayerStack:
                 if place == "block":
                     number = _integer(match.group(1), pattern, path)
                     blocks[module].add(number)
-                elif place == "stacked" and shape is not None:
+                elif place == "stacked" and shape is None:
+                    masked_stacks.add(module)
+                elif place == "stacked":
                     if not shape:
                         raise ValueError(
                             f"leaf {_tree.name(path)!r} is a scalar, but pattern {pattern!r} says that its axis 0 "
@@ -151,13 +161,15 @@ class LayerStack:
             raise ValueError(
                 f"rule {idle[0]!r} of the LayerStack matches no leaf; correct the pattern, or list it in optional=."
             )
-        return self._number(found, blocks, present)
+        hidden = [module for module in self.modules if module in masked_stacks and not blocks[module]]
+        return self._number(found, blocks, present, hidden)
 
     def _number(
         self,
         found: list[Optional[tuple[str, str, int]]],
         blocks: dict[str, set[int]],
         present: set[str],
+        hidden: list[str],
     ) -> Layout:
         index: dict[str, dict[int, int]] = {}
         spans: dict[str, tuple[int, int]] = {}
@@ -183,27 +195,33 @@ class LayerStack:
                 return index[module][number]
             return spans[module][0 if place == "first" else 1]
 
-        return Layout([position(w) for w in found], size + self.tail, names)
+        return Layout([position(w) for w in found], size + self.tail, names, hidden)
 
 
 def resolve(layers: Layers, params: Any) -> tuple[_tree.Flat, Layout]:
     """The layout of `params` under a LayerStack, a callable `params -> positions`, or a pytree of positions.
 
     Raises:
-      ValueError: the tree does not align with params, or a position is not an int ≥ 1, an int array with one entry per
-        slice of axis 0, or None.
+      ValueError: the tree does not align with params, a position is not an int ≥ 1, an int array with one entry per
+        slice of axis 0, or None, or a wrapper masks out what tells a module's depth.
     """
     flat = _tree.flatten(params)
     if isinstance(layers, LayerStack):
-        return flat, layers.resolve(flat)
+        layout = layers.resolve(flat)
+        if layout.hidden:
+            raise ValueError(
+                f"every leaf that stacks the blocks of {layout.hidden[0]!r} is masked out here, so the depth of the "
+                "stack is unknown; use mx.spd(mx.strengths(layers, params, lambda_max)) of the whole params."
+            )
+        return flat, layout
     if not flat.paths:  # `optax.tree_utils.tree_map_params` calls init with an empty placeholder
-        return flat, Layout([], 0, {})
+        return flat, Layout([], 0, {}, [])
     tree = layers(params) if callable(layers) else layers
     values = _tree.align(tree, flat, "layers (the positions)")
     positions = [_position(v, p, leaf) for v, p, leaf in zip(values, flat.paths, flat.leaves)]
     numbers = sorted({int(k) for p in positions if p is not None for k in np.atleast_1d(p)})
     names = {k: ("layer", str(k)) for k in numbers}
-    return flat, Layout(positions, numbers[-1] if numbers else 0, names)
+    return flat, Layout(positions, numbers[-1] if numbers else 0, names, [])
 
 
 def _position(value: Any, path: _tree.Path, leaf: Any) -> Position:

@@ -52,7 +52,7 @@ def maps(
       >>> tx.init(params)[1].strength.tolist()  # the bridge is last, hence free
       [3.0, 2.0, 1.0]
     """
-    if not (callable(lambda_max) or isinstance(lambda_max, jax.Array)):
+    if not (callable(lambda_max) or isinstance(lambda_max, jax.core.Tracer)):
         _strength.check_lambda_max(float(lambda_max))
 
     def ratios(params: Any) -> Any:

@@ -204,6 +204,9 @@ def selective_projection(
         layers = []
         for a in anchored:
             theta0 = anchors[a.leaf] if anchor_memory_kind is None else _anchor.on_device(anchors[a.leaf])
+            _check_shape("updates", steps[a.leaf], flat.paths[a.leaf], theta0, who)
+            if grad is not None:
+                _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
             layers.append(_layer(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         count = state.count + 1
         now = strengths_now(anchored, state.count)
@@ -351,6 +354,14 @@ def _psum(sums: list[_Sums], axis_name: Any) -> list[_Sums]:
     flat = jax.lax.psum(jnp.concatenate([x.reshape(-1) for x in leaves]), axis_name)
     parts = jnp.split(flat, np.cumsum([math.prod(x.shape) for x in leaves])[:-1])
     return jax.tree_util.tree_unflatten(treedef, [p.reshape(x.shape) for p, x in zip(parts, leaves)])
+
+
+def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str) -> None:
+    if np.shape(given) != np.shape(theta0):
+        raise ValueError(
+            f"{who}: {what} of leaf {_tree.name(path)!r} has shape {np.shape(given)}, but the leaf has "
+            f"{np.shape(theta0)}; give what jax.grad gives for params."
+        )
 
 
 def _stat_dtype() -> Any:

@@ -137,5 +137,8 @@ def _check(value: Any, path: _tree.Path, leaf: Any, who: str) -> None:
             f"{who}: λ of leaf {_tree.name(path)!r} has shape {value.shape}, but the leaf has shape {shape}; give a "
             "number, or a vector with one λ per slice of axis 0."
         )
-    if isinstance(value, np.ndarray) and not (np.isfinite(value).all() and (value >= 0).all()):
+    if isinstance(value, jax.core.Tracer):
+        return
+    known = np.asarray(value)
+    if not (np.isfinite(known).all() and (known >= 0).all()):
         raise ValueError(f"{who}: λ of leaf {_tree.name(path)!r} is {value}; λ must be finite and not negative.")

@@ -120,6 +120,10 @@ def test_the_fingerprint_sees_every_bit_and_its_place() -> None:
         base.at[3, 5].multiply(1 + 2e-7),
         base.at[1, 1].set(0.0),
         base.T.reshape(4, 6),
+        base[::-1],
+        base[:, ::-1],
+        base.reshape(6, 4),
+        base.reshape(1, 24),
         base.astype(jnp.bfloat16),
         jnp.zeros_like(base),
         -jnp.zeros_like(base),
@@ -141,6 +145,23 @@ def test_set_anchor_starts_from_the_loaded_weights() -> None:
     same(mx.set_anchor(mx.detach_anchor(tx.init(random)), loaded)[1].anchor, fresh[1].anchor)
     with pytest.raises(ValueError, match="'w' has shape"):
         mx.set_anchor(fresh, {**loaded, "w": jnp.zeros(9)})
+
+
+@pytest.mark.filterwarnings("ignore:maps_optax estimates")
+def test_set_anchor_starts_drift_and_estimate_afresh() -> None:
+    tx = optax.chain(optax.adam(0.1), mx.spd(1.0))
+    theta, state = run(tx, params(), tx.init(params()), 0, 6)
+    assert (np.abs(state[1].carry) > 0).all() and (state[1].drift > 0).all()
+    moved = mx.set_anchor(state, theta)
+    assert (moved[1].carry == 0).all() and (moved[1].drift == 0).all()
+    assert moved[1].count == 6
+    same(moved[0], state[0])
+
+
+def test_anchors_that_are_set_or_attached_share_no_buffer_either() -> None:
+    theta, tx = params(), optimizer()
+    for state in (mx.set_anchor(tx.init(theta), theta), mx.attach_anchor(mx.detach_anchor(tx.init(theta)), theta)):
+        assert state[1].anchor["w"].unsafe_buffer_pointer() != theta["w"].unsafe_buffer_pointer()
 
 
 def test_the_state_is_found_however_wrapped() -> None:

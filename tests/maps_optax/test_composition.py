@@ -1,5 +1,6 @@
 """One matrix: every exported transformation within Optax's wrappers, containers and program transformations."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import maps_optax as mx
 
 OLD = not hasattr(optax, "tree_utils")  # optax 0.1.5, whose wrappers take no extra arguments
 POSITIONS = {"a": np.array([1, 2, 3]), "b": {"c": 2, "d": None}}
+STACK = mx.LayerStack({"first": {r"a$": "stacked"}, "second": {r"b/c$": "first"}}, free=[r"b/d$"])
 STRENGTH = {"a": np.array([1.5, 1.0, 0.5]), "b": {"c": 1.0, "d": None}}
 
 
@@ -30,13 +32,13 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
     "maps scheduled": lambda: adam_and(mx.maps(POSITIONS, optax.linear_schedule(2.0, 1.0, 4))),
     "l2_sp": lambda: mx.chain(mx.l2_sp(STRENGTH), optax.adam(0.1)),
     "clip, adamw, spd": lambda: mx.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.0), mx.spd(STRENGTH)
+        optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.1), mx.spd(STRENGTH)
     ),
     "lion": lambda: mx.chain(optax.lion(0.1, b2=0.9), mx.spd(STRENGTH)),
     "sgd": lambda: mx.chain(optax.sgd(0.1, momentum=0.9), mx.spd(STRENGTH)),
 }
 BARE = {
-    "clip, adamw, spd": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.0)),
+    "clip, adamw, spd": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.1)),
     "lion": lambda: optax.lion(0.1, b2=0.9),
     "sgd": lambda: optax.sgd(0.1, momentum=0.9),
 }
@@ -67,6 +69,18 @@ def train(tx: Any, params: Any = None, steps: int = 8, per_step: int = 1) -> tup
     return params, state
 
 
+@functools.cache
+def alone(name: str) -> Any:
+    """Where a transformation of the matrix ends without a wrapper."""
+    return train(TRANSFORMS[name]())[0]
+
+
+@functools.cache
+def bare(name: str) -> Any:
+    """Where the optimizer inside a transformation of the matrix ends without it."""
+    return train(BARE.get(name, lambda: optax.adam(0.1))())[0]
+
+
 def distance(params: Any) -> float:
     return float(jnp.linalg.norm(params["a"] - start()["a"]))
 
@@ -80,20 +94,43 @@ def close(a: Any, b: Any, atol: float = 1e-6) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_holds_the_weights_and_frees_what_is_free(name: str) -> None:
-    held, _ = train(TRANSFORMS[name]())
-    bare, _ = train(BARE.get(name, lambda: optax.adam(0.1))())
-    assert distance(held) < 0.97 * distance(bare)
+    held, free = alone(name), bare(name)
+    assert distance(held) < 0.97 * distance(free)
     if name not in ("spd number", "clip, adamw, spd"):  # one clips by the norm of all, the other frees nothing
-        np.testing.assert_array_equal(held["b"]["d"], bare["b"]["d"])
+        np.testing.assert_array_equal(held["b"]["d"], free["b"]["d"])
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_state_keeps_structure_and_dtypes(name: str) -> None:
-    tx, params = TRANSFORMS[name](), start()
-    state = tx.init(params)
-    _, after = tx.update(gradient(params, 0), state, params)
-    avals = [jax.tree_util.tree_map(lambda x: (x.shape, x.dtype), s) for s in (state, after)]
-    assert avals[0] == avals[1]
+def test_the_state_keeps_its_structure_and_the_step_is_traced_once(name: str) -> None:
+    tx, params, traces = TRANSFORMS[name](), start(), 0
+
+    def step(grads: Any, state: Any, params: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return tx.update(grads, state, params)
+
+    jitted, state = jax.jit(step), tx.init(params)
+    first = jax.tree_util.tree_map(lambda x: (x.shape, x.dtype), state)
+    for t in range(3):
+        updates, state = jitted(gradient(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+    assert jax.tree_util.tree_map(lambda x: (x.shape, x.dtype), state) == first
+    assert traces == 1  # a weak type or another dtype would trace again
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_carried_by_scan(name: str) -> None:
+    tx = TRANSFORMS[name]()
+
+    def step(carry: Any, t: Any) -> Any:
+        params, state = carry
+        sign = jnp.where(t < 4, -1.0, 0.3)
+        grads = jax.tree_util.tree_map(lambda x: sign * x + 0.01 * (t + 1), params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (start(), tx.init(start())), jnp.arange(8))
+    close(params, alone(name), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -110,6 +147,9 @@ def test_a_donated_train_state(name: str, jitted: bool) -> None:
     tx = TRANSFORMS[name]()
     params = jax.tree_util.tree_map(jnp.array, start())
     state = (jax.jit(tx.init) if jitted else tx.init)(params)
+    # A step that uses every leaf, as MultiSteps' does: `jit` drops, and does not donate, what tx.update never reads.
+    everything = jax.jit(lambda tree: jax.tree_util.tree_map(lambda x: x + 0, tree), donate_argnums=0)
+    params, state = everything((params, state))
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)
@@ -118,7 +158,7 @@ def test_a_donated_train_state(name: str, jitted: bool) -> None:
     donating = jax.jit(step, donate_argnums=(0, 1))
     for t in range(8):
         params, state = donating(params, state, gradient(params, t))
-    close(params, train(TRANSFORMS[name]())[0])
+    close(params, alone(name))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -133,13 +173,23 @@ def test_multi_steps_around_it_sees_the_accumulated_gradient(name: str) -> None:
             micro = jax.tree_util.tree_map(lambda g, noise=noise: g + noise, grads)
             updates, state = step(micro, state, params)
             params = optax.apply_updates(params, updates)
-    close(params, train(TRANSFORMS[name]())[0], atol=1e-4 if "mars" not in name else 1e-3)
+    close(params, alone(name), atol=1e-4 if "mars" not in name else 1e-3)
 
 
-@pytest.mark.parametrize("name", ["spd number", "maps", "l2_sp"])
+@pytest.mark.filterwarnings("ignore:maps_optax estimates")
+def test_multi_steps_around_the_literal_chain_estimates_from_the_accumulated_step() -> None:
+    literal = optax.chain(optax.adam(0.1), mx.spd(STRENGTH))
+    once, state = train(literal)
+    twice, doubled = train(optax.MultiSteps(literal, 2), per_step=2)
+    assert float(state[1].triggered.max()) == 1
+    np.testing.assert_array_equal(doubled.inner_opt_state[1].count, state[1].count)
+    close(twice, once)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_apply_if_finite(name: str) -> None:
     wrapped = optax.apply_if_finite(TRANSFORMS[name](), 5)
-    close(train(wrapped)[0], train(TRANSFORMS[name]())[0])
+    close(train(wrapped)[0], alone(name))
     params, state = start(), wrapped.init(start())
     updates, after = wrapped.update(jax.tree_util.tree_map(lambda x: x * jnp.nan, params), state, params)
     close(updates, jax.tree_util.tree_map(jnp.zeros_like, updates), atol=0)
@@ -147,63 +197,129 @@ def test_apply_if_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("whole_subtree", [False, True])
-def test_masked(whole_subtree: bool) -> None:
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_masked(name: str, whole_subtree: bool) -> None:
+    """Outside the mask raw gradients pass; inside it, all is as if the rest were not there."""
     mask = {"a": True, "b": False} if whole_subtree else {"a": True, "b": {"c": False, "d": False}}
-    inside = optax.masked(adam_and(mx.spd(STRENGTH)), mask)
-    params, state = train(inside)
-    close(params["a"], train(adam_and(mx.spd(STRENGTH)))[0]["a"])
-    assert len(jax.tree_util.tree_leaves(state.inner_state[1].anchor)) == 1
+    params, state = train(optax.masked(TRANSFORMS[name](), mask))
+    if "clip" not in name:  # which clips by the norm of what it sees
+        close(params["a"], alone(name)["a"])
+    assert distance(params) < 0.97 * distance(bare(name))
+    member = next(s for s in state.inner_state if isinstance(s, (mx.SPDState, mx.L2SPState)))
+    assert len(jax.tree_util.tree_leaves(member.anchor)) == 1
 
 
 @pytest.mark.skipif(OLD, reason="masked of optax 0.1.5 hands no gradient on")
-def test_masked_within_a_chain_gets_the_whole_gradient() -> None:
-    params, _ = train(mx.chain(optax.adam(0.1), optax.masked(mx.spd(STRENGTH), {"a": True, "b": False})))
-    close(params["a"], train(adam_and(mx.spd(STRENGTH)))[0]["a"])
-    close(params["b"], train(optax.adam(0.1))[0]["b"])
+@pytest.mark.parametrize("member", [lambda: mx.spd(STRENGTH), lambda: mx.maps(POSITIONS, 2.0)])
+def test_masked_within_a_chain_gets_the_whole_gradient(member: Callable[[], Any]) -> None:
+    params, _ = train(mx.chain(optax.adam(0.1), optax.masked(member(), {"a": True, "b": False})))
+    close(params["a"], train(adam_and(member()))[0]["a"])
+    close(params["b"], bare("spd tree")["b"])
 
 
-def test_multi_transform_with_a_frozen_group() -> None:
-    tx = optax.multi_transform(
-        {"held": adam_and(mx.spd(STRENGTH)), "frozen": optax.set_to_zero()}, {"a": "held", "b": "frozen"}
-    )
-    params, _ = train(tx)
-    close(params["a"], train(adam_and(mx.spd(STRENGTH)))[0]["a"])
+@pytest.mark.parametrize("name, wrap", [*((name, "multi_transform") for name in TRANSFORMS), ("maps", "partition")])
+def test_multi_transform_with_a_frozen_group(name: str, wrap: str) -> None:
+    if not hasattr(optax, wrap):
+        pytest.skip(f"this optax has no {wrap}")
+    labels = {"a": "held", "b": "frozen"}
+    params, _ = train(getattr(optax, wrap)({"held": TRANSFORMS[name](), "frozen": optax.set_to_zero()}, labels))
+    if "clip" not in name:
+        close(params["a"], alone(name)["a"])
+    assert distance(params) < 0.97 * distance(bare(name))
     close(params["b"], start()["b"], atol=0)
 
 
+def test_two_groups_each_with_its_own_anchor() -> None:
+    tx = optax.multi_transform(
+        {"x": adam_and(mx.spd(STRENGTH)), "y": mx.chain(optax.sgd(0.1), mx.spd(2.0))},
+        {"a": "x", "b": "y"},
+    )
+    params, state = train(tx)
+    close(params["a"], alone("spd tree")["a"])
+    close(params["b"], train(mx.chain(optax.sgd(0.1), mx.spd(2.0)))[0]["b"])
+    assert {"drift/a[0]", "drift/a[2]", "drift/b/c", "drift/b/d"} <= set(mx.metrics(state))
+    back = mx.attach_anchor(mx.detach_anchor(state), start())
+    close(back, state, atol=0)
+    moved = mx.metrics(mx.set_anchor(state, params))
+    assert float(moved["drift"]) == 0
+
+
 def test_a_frozen_module_counts_for_coverage_and_depth() -> None:
-    stack = mx.LayerStack({"first": {r"a$": "stacked"}, "second": {r"b/c": "first"}}, free=[r"b/d"])
     frozen = optax.multi_transform(
-        {"held": adam_and(mx.maps(stack, 2.0)), "frozen": optax.set_to_zero()},
+        {"held": adam_and(mx.maps(STACK, 2.0)), "frozen": optax.set_to_zero()},
         {"a": "held", "b": {"c": "frozen", "d": "frozen"}},
     )
     state = frozen.init(start())
     anchored = [s for s in jax.tree_util.tree_leaves(state, is_leaf=is_spd) if is_spd(s)]
-    whole = adam_and(mx.maps(stack, 2.0)).init(start())[1]
+    whole = adam_and(mx.maps(STACK, 2.0)).init(start())[1]
     np.testing.assert_array_equal(anchored[0].strength, whole.strength)
+
+
+def test_a_tower_that_is_wholly_masked_out_hides_how_deep_it_is() -> None:
+    """Its blocks are counted on axis 0, and the mask leaves no shape: a wrong λ would go unnoticed."""
+    stack = mx.LayerStack({"first": {r"a$": "stacked"}, "second": {r"b/": "first"}})
+    labels = {"a": "frozen", "b": "held"}
+    frozen = optax.multi_transform({"held": adam_and(mx.maps(stack, 2.0)), "frozen": optax.set_to_zero()}, labels)
+    with pytest.raises(ValueError, match=r"stacks the blocks of 'first' is masked out .* mx.spd\(mx.strengths"):
+        frozen.init(start())
+    longer = mx.LayerStack(stack.modules, tail=1)
+    remedy = adam_and(mx.spd(mx.strengths(longer, start(), 2.0)))
+    _, state = train(optax.multi_transform({"held": remedy, "frozen": optax.set_to_zero()}, labels))
+    np.testing.assert_allclose(state.inner_states["held"].inner_state[1].strength, [0.5, 0.5])
 
 
 def is_spd(node: Any) -> bool:
     return isinstance(node, mx.SPDState)
 
 
+INJECTED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "a number": ("maps", lambda: optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=2.0)),
+    "a schedule": (
+        "maps scheduled",
+        lambda: optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=optax.linear_schedule(2.0, 1.0, 4)),
+    ),
+    "strength": ("spd number", lambda: optax.inject_hyperparams(mx.spd)(1.0)),
+    "max_pull": ("spd tree", lambda: optax.inject_hyperparams(mx.spd)(STRENGTH, max_pull=9.0)),
+    "callable positions": (
+        "maps",
+        lambda: optax.inject_hyperparams(mx.maps, static_args=("layers",))(lambda params: POSITIONS, lambda_max=2.0),
+    ),
+}
+
+
 @pytest.mark.skipif(OLD, reason="inject_hyperparams of optax 0.1.5 hands no gradient on")
-def test_inject_hyperparams() -> None:
-    injected = mx.chain(optax.adam(0.1), optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=2.0))
-    params, state = train(injected)
-    close(params, train(TRANSFORMS["maps"]())[0])
-    assert float(state[1].hyperparams["lambda_max"]) == 2.0
-    scheduled = optax.linear_schedule(2.0, 1.0, 4)
-    injected = mx.chain(optax.adam(0.1), optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=scheduled))
-    close(train(injected)[0], train(TRANSFORMS["maps scheduled"]())[0])
-    injected = mx.chain(optax.adam(0.1), optax.inject_hyperparams(mx.spd)(1.0))
-    close(train(injected)[0], train(TRANSFORMS["spd number"]())[0])
+@pytest.mark.parametrize("what", INJECTED)
+def test_inject_hyperparams(what: str) -> None:
+    name, member = INJECTED[what]
+    params, state = train(mx.chain(optax.adam(0.1), member()))
+    close(params, alone(name))
+    if what == "a number":
+        assert float(state[1].hyperparams["lambda_max"]) == 2.0
+
+
+def test_inject_hyperparams_around_the_chain() -> None:
+    def make(lambda_max: Any) -> Any:
+        return adam_and(mx.maps(STACK, lambda_max))
+
+    around, state = train(optax.inject_hyperparams(make)(lambda_max=2.0))
+    inside, _ = train(make(2.0))
+    close(around, inside)
+    assert distance(around) < 0.97 * distance(bare("maps"))
+    assert float(state.hyperparams["lambda_max"]) == 2.0
 
 
 def test_a_hyperparameter_of_zero_can_be_raised_later() -> None:
     tx = optax.inject_hyperparams(lambda strength: adam_and(mx.spd(strength)))(strength=0.0)
-    state = tx.init(start())
-    assert len(jax.tree_util.tree_leaves(state.inner_state[1].anchor)) == 3
+    _, never = train(tx)
+    assert len(jax.tree_util.tree_leaves(never.inner_state[1].anchor)) == 3
+    assert float(jnp.abs(never.inner_state[1].pull).max()) == 0
+    raised = tx.init(start())
+    raised.hyperparams["strength"] = jnp.asarray(1.0)
+    params, step = start(), jax.jit(tx.update)
+    for t in range(8):
+        updates, raised = step(gradient(params, t), raised, params)
+        params = optax.apply_updates(params, updates)
+    close(params, alone("spd number"))
 
 
 @pytest.mark.skipif(OLD, reason="optax 0.1.5 has no tree_map_params")
@@ -238,8 +354,8 @@ def test_vmap_over_seeds(name: str) -> None:
         updates, state = step(jax.vmap(lambda p, t=t: gradient(p, t))(params), state, params)
         params = optax.apply_updates(params, updates)
     for i, scale in enumerate(scales):
-        alone, _ = train(TRANSFORMS[name](), jax.tree_util.tree_map(lambda x, s=scale: s * x, start()))
-        close(jax.tree_util.tree_map(lambda x, i=i: x[i], params), alone, atol=1e-5)
+        one, _ = train(TRANSFORMS[name](), jax.tree_util.tree_map(lambda x, s=scale: s * x, start()))
+        close(jax.tree_util.tree_map(lambda x, i=i: x[i], params), one, atol=1e-5)
 
 
 def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]]]]:
@@ -294,3 +410,31 @@ def test_every_container(kind: str, method: str) -> None:
     assert names == expected
     detached = mx.detach_anchor(state)
     close(mx.attach_anchor(detached, params)[1].anchor, state[1].anchor, atol=0)
+
+
+def test_flax_train_state() -> None:
+    train_state = pytest.importorskip("flax.training.train_state")
+    state = train_state.TrainState.create(apply_fn=None, params=start(), tx=TRANSFORMS["maps"]())
+    step = jax.jit(lambda state, grads: state.apply_gradients(grads=grads), donate_argnums=0)
+    state = jax.tree_util.tree_map(jnp.array, state)
+    for t in range(8):
+        state = step(state, gradient(state.params, t))
+    close(state.params, alone("maps"))
+
+
+def test_nnx_optimizer() -> None:
+    """It keeps Optax's state in variables of its own, which anchors and metrics must see through."""
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.a, self.c = nnx.Param(start()["a"]), nnx.Param(start()["b"]["c"])
+
+    model = Model()
+    optimizer = nnx.Optimizer(model, adam_and(mx.maps({"a": np.array([1, 2, 3]), "c": 2}, 2.0)), wrt=nnx.Param)
+    for t in range(8):
+        optimizer.update(model, gradient(nnx.state(model, nnx.Param), t))
+    close({"a": model.a[...], "c": model.c[...]}, {"a": alone("maps")["a"], "c": alone("maps")["b"]["c"]}, atol=1e-5)
+    assert float(mx.metrics(optimizer.opt_state)["drift/a[0]"]) == pytest.approx(
+        float(jnp.linalg.norm(model.a[...][0] - start()["a"][0])), rel=1e-4
+    )

@@ -72,6 +72,20 @@ def test_metrics_under_jit() -> None:
         mx.metrics(mx.detach_anchor(state))
 
 
+def test_metrics_of_a_vmapped_state() -> None:
+    """Seeds come first in every vector of the state, and stay apart in the metrics."""
+    tx = mx.chain(optax.sgd(0.1), mx.spd({"a": np.array([1.0, 2.0]), "b": 1.0}))
+    seeds = jnp.asarray([1.0, 2.0, 3.0, 4.0])  # more than there are layers
+    params = jax.vmap(lambda s: {"a": jnp.ones((2, 3)), "b": s * jnp.ones(1)})(seeds)
+    state = jax.vmap(tx.init)(params)
+    _, state = jax.vmap(tx.update)(params, state, params)
+    metrics = mx.metrics(state)
+    np.testing.assert_allclose(metrics["drift/b"], 0.1 * seeds, rtol=1e-6)
+    np.testing.assert_allclose(metrics["drift/a[1]"], [0.1 * 3**0.5] * 4, rtol=1e-6)
+    np.testing.assert_allclose(metrics["drift"], 0.1 * np.sqrt(6 + np.asarray(seeds) ** 2), rtol=1e-6)
+    assert metrics["triggered"].shape == metrics["pull"].shape == (4,)
+
+
 def test_metrics_without_a_stack_go_by_path() -> None:
     _, state, _ = moved()
     names = {k.split("/", 1)[1] for k in mx.metrics(state) if k.startswith("drift/")}

@@ -66,7 +66,7 @@ def test_lambda_zero_is_adam_bit_for_bit() -> None:
         assert strength is not strengths or not np.array_equal(p["w"][1::2], q["w"][1::2])
 
 
-@pytest.mark.parametrize("growth", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize("growth", [1e-1, 1e-3, 1e-5, 1e-6])
 def test_bf16_parameters_have_the_ratio_of_float64(growth: float) -> None:
     rng = np.random.default_rng(1)
     theta0 = jnp.asarray(rng.normal(size=4096), jnp.bfloat16)
@@ -76,8 +76,19 @@ def test_bf16_parameters_have_the_ratio_of_float64(growth: float) -> None:
     q = d + np.asarray(update, np.float64)
     r = 1 - np.linalg.norm(d) / np.linalg.norm(q)
     _, state = one_step(theta, theta0, update, theta - theta0)
-    assert float(state.pull[0]) == pytest.approx(r, rel=1e-2)
+    assert float(state.pull[0]) == pytest.approx(r, rel=1e-4)  # 1e-2 is promised
     assert r == pytest.approx(growth, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("anchor_dtype", [None, "float32"])
+def test_the_update_keeps_its_dtype_and_the_statistics_are_float32(dtype: str, anchor_dtype: Any) -> None:
+    theta0, theta, update, grad = (jnp.asarray(x, dtype) for x in ([0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [1.0, 1.0]))
+    tx = mx.spd(1.0, anchor_dtype=anchor_dtype)
+    updates, state = tx.update(update, tx.init(theta0), theta, grad=grad)
+    assert updates.dtype == jnp.dtype(dtype)
+    np.testing.assert_allclose(np.asarray(updates, np.float32), [0.0, 0.0], atol=1e-6)
+    assert {x.dtype for x in (state.drift, state.pull, state.carry, state.strength)} == {jnp.dtype("float32")}
 
 
 def test_degenerate_leaves_and_gradients_make_no_nan() -> None:
@@ -94,8 +105,12 @@ def test_degenerate_leaves_and_gradients_make_no_nan() -> None:
         result, state = one_step(theta, zeros, update, grad, strength=2.0)
         assert np.isfinite(result).all()
         assert all(np.isfinite(x).all() for x in (state.pull, state.drift, state.carry))
-    result, _ = one_step(zeros + 1, zeros, zeros + np.inf, zeros + 1)
-    np.testing.assert_array_equal(result, zeros + np.inf)
+    for broken in (np.inf, np.nan):  # passed on as it came
+        result, state = one_step(zeros + 1, zeros, zeros + broken, zeros + 1)
+        np.testing.assert_array_equal(result, zeros + broken)
+        assert state.pull[0] == 0
+    result, _ = one_step(zeros + np.nan, zeros, zeros + 1, zeros + 1)
+    assert np.isnan(result).all()
     empty, _ = one_step(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3)))
     assert empty.shape == (0, 3)
 
@@ -121,6 +136,33 @@ def test_mars_takes_each_row_by_itself() -> None:
     update = np.float32([[1, 1], [-0.5, -0.5]])
     result, _ = one_step(theta, theta0, update, np.ones((2, 2)), norm="mars")
     np.testing.assert_allclose(result, [[1, 1], [0.5, 0.5]], rtol=1e-6)
+
+
+def test_the_floor_of_mars_is_the_released_codes() -> None:
+    result, state = one_step([[1e-8]], [[0.0]], [[1e-8]], [[1.0]], norm="mars")
+    assert float(state.pull[0]) == pytest.approx(1 / 3, rel=1e-5)  # (2 − 1) / (2 + 1) in units of 1e-8
+    assert float(result[0, 0]) == pytest.approx(4e-8 / 3, rel=1e-5)
+
+
+def test_every_form_of_strength_says_the_same() -> None:
+    rng = np.random.default_rng(5)
+    theta0, theta, updates, grads = (
+        {"a": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "b": jnp.asarray(rng.normal(size=2), jnp.float32)}
+        for _ in range(4)
+    )
+    grads, updates = (  # both along the displacement, so that every leaf is pulled
+        jax.tree_util.tree_map(lambda x, y, z: 0.1 * z + x - y, theta, theta0, tree) for tree in (grads, updates)
+    )
+    forms = [0.7, np.float32(0.7), jnp.asarray(0.7), {"a": 0.7, "b": 0.7}, lambda params: {"a": 0.7, "b": 0.7}]
+    forms += [lambda params: 0.7, {"a": jnp.asarray(0.7), "b": np.asarray(0.7)}]
+    results = []
+    for form in forms:
+        tx = mx.spd(form)
+        new, state = tx.update(updates, tx.init(theta0), theta, grad=grads)
+        assert state.triggered.tolist() == [1, 1] and (state.pull > 0).all()
+        results.append(new)
+    for new in results[1:]:
+        jax.tree_util.tree_map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), new, results[0])
 
 
 def test_stacked_layers_are_layers_of_their_own() -> None:
@@ -203,8 +245,7 @@ def test_the_literal_optax_chain_constrains_like_the_exact_criterion(inner: str)
     ours, true = (np.stack(x)[1:] for x in zip(*pairs))
     assert (ours == true).mean() >= 0.9
     assert 0.05 < true.mean() < 0.95
-    # The first layer is where the estimate is weakest; it still has to constrain.
-    assert (abs(estimated - exact) < abs(estimated - adam))[1:].all()
+    assert (abs(estimated - exact) < abs(estimated - adam)).all()
     assert (estimated < adam).all()
 
 

@@ -77,6 +77,9 @@ BAD = {
     "infinite λ_max": (lambda: mx.maps(STACK, float("inf")), "lambda_max is inf"),
     "missing leaf": (lambda: spd({"head": 1.0}), "has no leaf 'vision/block_10', 'vision/block_2'"),
     "extra leaf": (lambda: spd({**like(1.0), "tail": 1.0}), "has a leaf 'tail'"),
+    "negative λ, as a JAX array": (lambda: spd(jnp.float32(-1.0)), "is -1.0"),
+    "nan λ, as a JAX array": (lambda: spd(jnp.float32(np.nan)), "is nan"),
+    "negative λ_max, as a JAX array": (lambda: mx.maps(STACK, jnp.float32(-1.0)), "lambda_max is -1.0"),
     "integer leaf": (lambda: spd(1.0, {"ids": jnp.arange(3)}), "leaf 'ids' has dtype int32"),
     "anchor of another shape": (lambda: spd(1.0, {"w": jnp.ones(3)}, anchor={"w": jnp.ones(2)}), "leaf 'w' has shape"),
     "anchor of another tree": (lambda: spd(1.0, {"w": jnp.ones(3)}, anchor={"v": jnp.ones(3)}), "no leaf 'w'"),
@@ -102,6 +105,9 @@ BAD = {
         lambda: mx.strengths(mx.LayerStack({"v": {"w": "stacked"}}), {"w": np.ones(())}, 1.0),
         "'w' is a scalar",
     ),
+    "a string for a list of patterns": (lambda: rules(free="head"), "free is 'head'; give a list"),
+    "negative tail": (lambda: rules(tail=-1), "tail is -1"),
+    "missing positions": (lambda: mx.strengths({"vision": 1}, PARAMS, 1.0), "has no leaf 'head'"),
     "stray optional": (lambda: rules(optional=["nothing"]), "optional names 'nothing'"),
 }
 
@@ -126,6 +132,16 @@ def test_bad_updates_are_one_line_that_names_it(make: Any) -> None:
         tx.update({**params, "v": params["w"]}, state, {**params, "v": params["w"]}, grad=params)
     with pytest.raises(ValueError, match="attach_anchor"):
         tx.update(params, mx.detach_anchor(state), params)
+
+
+@pytest.mark.parametrize("given", [jnp.ones(3), jnp.ones(()), None])
+def test_updates_or_gradients_of_another_shape(given: Any) -> None:
+    """Broadcasting, or ⟨u, d⟩ in place of a gradient that is not there, would go unnoticed."""
+    tx, params = mx.spd(1.0), {"w": jnp.ones((2, 3))}
+    for updates, grad, what in (({"w": given}, params, "updates"), (params, {"w": given}, "grad")):
+        with pytest.raises(ValueError, match=f"{what} of leaf 'w' has shape") as error:
+            tx.update(updates, tx.init(params), params, grad=grad)
+        assert "\n" not in str(error.value)
 
 
 def test_a_state_of_other_parameters_is_refused() -> None:
