@@ -58,7 +58,7 @@ class VLA(nn.Module):
         self.bridge = Bridge(width, dtype)
         self.language = Decoder(config.language, dtype)
         self.readout = Readout(config.chunk, width, dtype)
-        self.action_head = L1ActionHead(config.action_dim, config.head, dtype)
+        self.action_head = L1ActionHead(config.action_dim, config.head.hidden, dtype)
         self.proprio_projector = ProprioProjector(width, dtype)
 
     def __call__(self, observation: Arrays, task: Arrays, train: bool = False) -> jax.Array:

@@ -20,7 +20,8 @@ import numpy as np
 import optax
 
 from octo_integration.data.frames_reader import Frames, read_frames
-from octo_integration.model.config import CONFIGS, PRETRAINED
+from octo_integration.model.config import PRETRAINED
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.train.checkpoint import write_json
 from octo_integration.train.interrupts import interrupts
@@ -296,7 +297,7 @@ def _publish(out: Path, config: PretrainConfig, params: Tree, probes: dict[str, 
     # The frames' place on this machine means nothing elsewhere.
     made_by = {**dataclasses.asdict(config), "frames": Path(config.frames).name}
     del made_by["out"]
-    pretrained = {name: params[name] for name in PRETRAINED}
+    pretrained = {name: params[name] for name in PRETRAINED if name in params}
     save_params(path, pretrained, {"made_by": json.dumps(made_by)}, dtype=jnp.bfloat16)
     write_json(path.with_suffix(".json"), {"pretrain": made_by, "probes": probes})
     return path

@@ -17,7 +17,8 @@ import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import Statistics
 from octo_integration.model import tokenizer
-from octo_integration.model.config import CONFIGS, FRESH, VLAConfig
+from octo_integration.model.config import FRESH, VLAConfig
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
 from octo_integration.train.step import to_device_form

@@ -6,7 +6,8 @@ import functools
 import jax
 import numpy as np
 
-from octo_integration.model.config import CONFIGS
+from octo_integration.model.config import HeadConfig
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import tokenize
 from octo_integration.model.vla import VLA
 
@@ -19,7 +20,7 @@ SMALL = dataclasses.replace(
     image_size=16,
     instruction_length=12,
     chunk=3,
-    head=16,
+    head=HeadConfig(hidden=16),
 )
 
 

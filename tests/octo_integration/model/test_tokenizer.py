@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octo_integration.model.config import CONFIGS
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import BOS, EOS, PAD, VOCABULARY, detokenize, tokenize
 
 

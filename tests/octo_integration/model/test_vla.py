@@ -8,9 +8,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import maps_optax as mx
-from octo_integration.model.config import FRESH, PRETRAINED
+from octo_integration.model.config import PRETRAINED
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, TINY, initial, inputs, params, run
+
+STACK = ("dinov2", "siglip", "bridge", "language")
 
 
 @functools.cache
@@ -30,7 +32,7 @@ def test_tiny_fits_in_8_megabytes_as_bfloat16():
 
 def test_names_of_the_tree():
     shapes = tiny_shapes()
-    assert {name.split("/")[0] for name in shapes} == {*PRETRAINED, *FRESH}
+    assert {name.split("/")[0] for name in shapes} == {*STACK, "readout", "action_head", "proprio_projector"}
     depth, width = TINY.dinov2.depth, TINY.dinov2.width
     wanted = {
         "dinov2/patch_embed/kernel": (8, 8, 3, width),
@@ -64,7 +66,7 @@ def test_names_of_the_tree():
 def test_the_preset_places_every_leaf():
     strengths = flatten_dict(mx.strengths(mx.presets.vla(), params(), 1.0, "constant"), sep="/")
     held = {name.split("/")[0] for name, strength in strengths.items() if np.any(strength)}
-    assert held == set(PRETRAINED)
+    assert held == set(STACK)
 
 
 def test_output_form():

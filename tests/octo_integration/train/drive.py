@@ -4,7 +4,7 @@ import sys
 import time
 
 from octo_integration import cli
-from octo_integration.model.config import CONFIGS
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.train import logs
 from tests.octo_integration.train import micro_vla
 

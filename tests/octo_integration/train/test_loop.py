@@ -15,7 +15,7 @@ import pytest
 
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
-from octo_integration.model.config import CONFIGS
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.plot import plot_drift
 from octo_integration.train import checkpoint, loop
 from octo_integration.train.policy import load_policy, load_run

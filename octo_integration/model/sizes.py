@@ -1,0 +1,182 @@
+"""The named models: `--model tiny`, `mini`, `openvla`, `octo_small`."""
+
+from octo_integration.model.config import HeadConfig, LanguageConfig, StemConfig, T5Config, TowerConfig, VLAConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+# facebook/dinov2-with-registers-large (arXiv 2309.16588), at 224 pixels.
+DINOV2_L = TowerConfig(
+    patch=14,
+    width=1024,
+    depth=24,
+    heads=16,
+    mlp=4096,
+    cls_token=True,
+    registers=4,
+    layer_scale=1e-5,
+    gelu="exact",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    features="penultimate",
+)
+# google/siglip-so400m-patch14-224 (arXiv 2303.15343), vision part.
+SIGLIP_SO400M = TowerConfig(
+    patch=14,
+    width=1152,
+    depth=27,
+    heads=16,
+    mlp=4304,
+    cls_token=False,
+    registers=0,
+    layer_scale=None,
+    gelu="tanh",
+    mean=HALF,
+    std=HALF,
+    features="penultimate",
+)
+# openai/clip-vit-large-patch14 (arXiv 2103.00020), vision part.
+CLIP_L = TowerConfig(
+    patch=14,
+    width=1024,
+    depth=24,
+    heads=16,
+    mlp=4096,
+    cls_token=True,
+    registers=0,
+    layer_scale=None,
+    gelu="quick",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    norm_eps=1e-5,
+    pre_norm=True,
+    features="penultimate",
+)
+# Qwen/Qwen2.5-0.5B (arXiv 2412.15115).
+QWEN2_5_0_5B = LanguageConfig(
+    vocabulary=151_936,
+    width=896,
+    depth=24,
+    heads=14,
+    kv_heads=2,
+    mlp=4864,
+    qkv_bias=True,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+)
+# meta-llama/Llama-2-7b-hf (arXiv 2307.09288).
+LLAMA2_7B = LanguageConfig(
+    vocabulary=32_000,
+    width=4096,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    mlp=11_008,
+    qkv_bias=False,
+    rope_theta=10_000.0,
+    norm_eps=1e-5,
+    tied=False,
+)
+# google-t5/t5-base (arXiv 1910.10683), encoder.
+T5_BASE = T5Config(vocabulary=32_128, width=768, depth=12, heads=12, mlp=3072)
+
+CONFIGS: dict[str, VLAConfig] = {
+    # Runs on a laptop; its weights are shipped.
+    "tiny": VLAConfig(
+        dinov2=TowerConfig(
+            patch=8,
+            width=128,
+            depth=4,
+            heads=4,
+            mlp=512,
+            cls_token=True,
+            registers=4,
+            layer_scale=0.1,
+            gelu="exact",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+        siglip=TowerConfig(
+            patch=8,
+            width=128,
+            depth=4,
+            heads=4,
+            mlp=512,
+            cls_token=False,
+            registers=0,
+            layer_scale=None,
+            gelu="tanh",
+            mean=HALF,
+            std=HALF,
+        ),
+        language=LanguageConfig(
+            vocabulary=259,
+            width=128,
+            depth=4,
+            heads=4,
+            kv_heads=2,
+            mlp=352,
+            qkv_bias=True,
+            rope_theta=10_000.0,
+            norm_eps=1e-6,
+        ),
+        image_size=64,
+        instruction_length=56,
+        action_dim=4,
+        proprio_dim=4,
+        chunk=8,
+        head=HeadConfig(hidden=128),
+    ),
+    # MiniVLA: Prismatic with Qwen2.5-0.5B.
+    "mini": VLAConfig(
+        dinov2=DINOV2_L,
+        siglip=SIGLIP_SO400M,
+        language=QWEN2_5_0_5B,
+        image_size=224,
+        instruction_length=32,
+        action_dim=7,
+        proprio_dim=7,
+        chunk=8,
+        head=HeadConfig(hidden=896),
+        dtype="bfloat16",
+        remat="dots",
+    ),
+    # OpenVLA (arXiv 2406.09246) with the chunk head of OpenVLA-OFT.
+    "openvla": VLAConfig(
+        dinov2=DINOV2_L,
+        siglip=SIGLIP_SO400M,
+        language=LLAMA2_7B,
+        image_size=224,
+        instruction_length=32,
+        action_dim=7,
+        proprio_dim=8,
+        chunk=8,
+        head=HeadConfig(hidden=4096),
+        dtype="bfloat16",
+        remat="full",
+    ),
+    # The sizes of Octo-small (arXiv 2405.12213): conv stem, T5 for the words, two cameras, diffusion.
+    "octo_small": VLAConfig(
+        stem=StemConfig(channels=(32, 96, 192, 384), width=512),
+        t5=T5_BASE,
+        language=LanguageConfig(
+            vocabulary=0,
+            width=384,
+            depth=12,
+            heads=6,
+            kv_heads=6,
+            mlp=1024,
+            qkv_bias=True,
+            rope_theta=10_000.0,
+            norm_eps=1e-6,
+        ),
+        image_size=256,
+        instruction_length=16,
+        action_dim=7,
+        proprio_dim=7,
+        chunk=4,
+        head=HeadConfig(kind="diffusion", hidden=256),
+        cameras=("primary", "wrist"),
+        goal=True,
+    ),
+}
