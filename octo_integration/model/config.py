@@ -12,6 +12,7 @@ FRESH = ("readout", "action_head", "proprio_projector", "task_projector")
 
 RGB = tuple[float, float, float]
 HeadKind = Literal["l1", "diffusion", "tokens"]
+AttentionKind = Literal["blockwise", "causal", "full"]
 Remat = Literal["none", "dots", "full"]
 
 
@@ -185,6 +186,9 @@ class VLAConfig:
       cameras: names of the images of an observation; camera "wrist" is observation["image_wrist"].
       goal: the task may hold a goal image, task["image_primary"].
       tokenizer: "bytes", or a Hugging Face tokenizer.json (its path) that fits the language model or t5.
+      prompt: what the language model is told; "{instruction}" stands for the instruction, in lower case.
+      attention: who sees whom among the decoder's tokens: blockwise, as Octo; causal, as the language model was
+        pretrained; full, as OpenVLA-OFT's parallel decoding.
       lora: adapters on the pretrained kernels.
       dtype: of the activations; parameters are float32 whatever it is.
       scan: blocks of one tower are one stacked leaf and one loop (fast to compile); False: a leaf each, unrolled.
@@ -207,6 +211,8 @@ class VLAConfig:
     cameras: tuple[str, ...] = ("primary",)
     goal: bool = False
     tokenizer: str = "bytes"
+    prompt: str = "{instruction}"
+    attention: AttentionKind = "blockwise"
     lora: LoraConfig = LoraConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: bool = True
