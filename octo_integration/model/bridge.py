@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from octo_integration.model.partition import by_example
+
 # Of the hidden layer, times the width of the concatenated features.
 EXPANSION = 4
 
@@ -17,7 +19,7 @@ class Bridge(nn.Module):
     @nn.compact
     def __call__(self, *features: jax.Array) -> jax.Array:
         """[B, N, W_i] of each tower, the same patches -> [B, N, width] for the decoder."""
-        x = jnp.concatenate(features, axis=-1)
+        x = by_example(jnp.concatenate(features, axis=-1))
         x = nn.Dense(EXPANSION * x.shape[-1], dtype=self.dtype, name="fc1")(x)
         x = nn.Dense(self.width, dtype=self.dtype, name="fc2")(nn.gelu(x, approximate=False))
-        return nn.Dense(self.width, dtype=self.dtype, name="fc3")(nn.gelu(x, approximate=False))
+        return by_example(nn.Dense(self.width, dtype=self.dtype, name="fc3")(nn.gelu(x, approximate=False)))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from octo_integration.model.attention import Attention
 from octo_integration.model.config import LanguageConfig
+from octo_integration.model.partition import by_example
 
 EMBED_INIT = nn.initializers.normal(0.02)
 
@@ -50,8 +51,8 @@ class Block(nn.Module):
             self.dtype,
             name="attn",
         )
-        x = x + attention(norm(name="norm1")(x), positions, mask)
-        return x + SwiGlu(config.mlp, self.dtype, name="mlp")(norm(name="norm2")(x)), None
+        x = by_example(x + attention(norm(name="norm1")(x), positions, mask))
+        return by_example(x + SwiGlu(config.mlp, self.dtype, name="mlp")(norm(name="norm2")(x))), None
 
 
 class Decoder(nn.Module):

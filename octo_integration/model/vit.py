@@ -14,6 +14,7 @@ import numpy as np
 
 from octo_integration.model.attention import Attention
 from octo_integration.model.config import TowerConfig
+from octo_integration.model.partition import by_example
 
 NORM_EPS = 1e-6
 TOKEN_INIT = nn.initializers.normal(0.02)
@@ -46,9 +47,9 @@ class Block(nn.Module):
         heads = self.config.heads
         norm = functools.partial(nn.LayerNorm, epsilon=NORM_EPS, dtype=jnp.float32)
         attention = Attention(heads, heads, True, True, None, self.dtype, name="attn")
-        x = x + self._scaled("ls1", attention(norm(name="norm1")(x)))
+        x = by_example(x + self._scaled("ls1", attention(norm(name="norm1")(x))))
         mlp = Mlp(self.config, self.dtype, name="mlp")
-        return x + self._scaled("ls2", mlp(norm(name="norm2")(x))), None
+        return by_example(x + self._scaled("ls2", mlp(norm(name="norm2")(x)))), None
 
     def _scaled(self, name: str, x: jax.Array) -> jax.Array:
         if self.config.layer_scale is None:
@@ -80,7 +81,7 @@ class Tower(nn.Module):
         if config.registers:
             before.append(self._tokens("register_tokens", config.registers))
         tokens = [jnp.broadcast_to(t, (len(x), *t.shape)) for t in before]
-        x = jnp.concatenate([*tokens, x], axis=1)
+        x = by_example(jnp.concatenate([*tokens, x], axis=1))
         blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.depth)
         x, _ = blocks(config, self.dtype, name="blocks")(x)
         x = x[:, sum(len(t) for t in before) :]

@@ -17,6 +17,7 @@ import numpy as np
 from octo_integration.model.attention import blockwise_mask
 from octo_integration.model.bridge import Bridge
 from octo_integration.model.config import VLAConfig
+from octo_integration.model.partition import by_example
 from octo_integration.model.heads import L1ActionHead, ProprioProjector, Readout
 from octo_integration.model.language import Decoder
 from octo_integration.model.vit import Tower
@@ -86,7 +87,7 @@ class VLA(nn.Module):
         x = jnp.concatenate(
             [
                 patches.reshape(batch, window * count, width),
-                self.language.words(task["tokens"]),
+                by_example(self.language.words(task["tokens"])),
                 self.proprio_projector(proprio),
                 jnp.broadcast_to(readouts, (batch, *readouts.shape)),
             ],
@@ -97,7 +98,7 @@ class VLA(nn.Module):
         valid = jnp.concatenate([jnp.repeat(real, count, 1), task["mask"], real, always], axis=1)
         times = token_times(window, count, task["tokens"].shape[1], chunk)
         mask = blockwise_mask(jnp.asarray(times), valid)
-        x = self.language(x, token_positions(valid), mask)
+        x = self.language(by_example(x), token_positions(valid), mask)
         return self.action_head(x[:, -chunk:])
 
     def see(self, images: jax.Array) -> jax.Array:

@@ -187,7 +187,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            value, grads = jax.value_and_grad(loss)(state.params, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
