@@ -17,9 +17,9 @@ import numpy as np
 from octo_integration.model.attention import blockwise_mask
 from octo_integration.model.bridge import Bridge
 from octo_integration.model.config import VLAConfig
-from octo_integration.model.partition import by_example
 from octo_integration.model.heads import L1ActionHead, ProprioProjector, Readout
 from octo_integration.model.language import Decoder
+from octo_integration.model.partition import by_example
 from octo_integration.model.vit import Tower
 
 Arrays = Mapping[str, jax.Array]
