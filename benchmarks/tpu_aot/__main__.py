@@ -177,7 +177,7 @@ def abstract_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> dict[str, A
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown; sizes are per chip."""
     head = (
-        "| model | pod | mesh (data x fsdp) | weights held by | params | moments | θ0 | temporaries | peak, GiB | fits |"
+        "| model | pod | data x fsdp | weights held by | params | moments | θ0 | temporaries | peak, GiB | fits |"
         " FLOPs | bytes accessed | collectives, of MAPS |"
     )
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
