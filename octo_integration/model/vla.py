@@ -20,6 +20,7 @@ from octo_integration.model.config import VLAConfig
 from octo_integration.model.heads import L1ActionHead, ProprioProjector, Readout
 from octo_integration.model.language import Decoder
 from octo_integration.model.partition import by_example
+from octo_integration.model.stem import Stem
 from octo_integration.model.vit import Tower
 
 Arrays = Mapping[str, jax.Array]
@@ -54,10 +55,10 @@ class VLA(nn.Module):
         """Makes the submodules."""
         config = self.config
         width, dtype = config.language.width, config.dtype
-        self.dinov2 = Tower(config.dinov2, dtype)
-        self.siglip = Tower(config.siglip, dtype)
-        self.bridge = Bridge(width, dtype)
-        self.language = Decoder(config.language, dtype)
+        for name, tower in config.towers.items():
+            setattr(self, name, (Stem if name == "stem" else Tower)(tower, config.build))
+        self.bridge = Bridge(width, config.build)
+        self.language = Decoder(config.language, config.build)
         self.readout = Readout(config.chunk, width, dtype)
         self.action_head = L1ActionHead(config.action_dim, config.head.hidden, dtype)
         self.proprio_projector = ProprioProjector(width, dtype)
@@ -87,7 +88,7 @@ class VLA(nn.Module):
         x = jnp.concatenate(
             [
                 patches.reshape(batch, window * count, width),
-                by_example(self.language.words(task["tokens"])),
+                self.language.words(task["tokens"]),
                 self.proprio_projector(proprio),
                 jnp.broadcast_to(readouts, (batch, *readouts.shape)),
             ],
@@ -103,7 +104,7 @@ class VLA(nn.Module):
 
     def see(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3], pixels 0..255 -> [B, patches, width] decoder tokens."""
-        return self.bridge(self.dinov2(images), self.siglip(images))
+        return self.bridge(*(getattr(self, name)(images) for name in self.config.towers))
 
 
 def _check(observation: Arrays, config: VLAConfig) -> None:
