@@ -130,7 +130,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
     )
-    train_step = make_train_step(make_loss(built.model), tx, like, mesh)
+    train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
     return _loop(run, train_step, state, start)
 
 
