@@ -113,7 +113,7 @@ def test_readouts_change_nothing_but_readouts(kind):
     config = dataclasses.replace(CONFIG, attention=kind)
     before, after = decoded(config, 0.0), decoded(config, 1.0)
     assert after[:, : -config.chunk].tobytes() == before[:, : -config.chunk].tobytes()
-    assert np.abs(after - before)[:, -config.chunk :].min(axis=(0, 2)).max() > 0
+    assert np.abs(after - before)[:, -config.chunk :].max() > 1e-3
 
 
 def test_the_kinds_of_attention_differ():
@@ -123,7 +123,9 @@ def test_the_kinds_of_attention_differ():
             assert np.abs(one - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("part, name", [("observation", "image_wrist"), ("observation", "proprio"), ("task", "image_primary")])
+@pytest.mark.parametrize(
+    "part, name", [("observation", "image_wrist"), ("observation", "proprio"), ("task", "image_primary")]
+)
 def test_a_missing_input_is_named(part, name):
     both = dict(zip(("observation", "task"), batch(), strict=True))
     del both[part][name]

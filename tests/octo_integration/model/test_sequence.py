@@ -54,9 +54,7 @@ def test_blockwise():
 
 
 def test_causal_is_the_order_of_the_sequence_and_full_is_everything():
-    np.testing.assert_array_equal(
-        table(dataclasses.replace(CONFIG, attention="causal")), np.tri(len(NAMES), dtype=int)
-    )
+    np.testing.assert_array_equal(table(dataclasses.replace(CONFIG, attention="causal")), np.tri(len(NAMES), dtype=int))
     np.testing.assert_array_equal(table(dataclasses.replace(CONFIG, attention="full")), 1)
 
 
