@@ -27,7 +27,7 @@ class ActionError:
     Attributes:
       l1: in normalised action units, mean over the real entries of all chunks.
       se: standard error of `l1` by the bootstrap over episodes (frames of one episode are not independent).
-      physical: f64[A], the same error in the dataset's own units, per action dimension; NaN for one that no episode has.
+      physical: f64[A], the same error in the dataset's own units, per action dimension; NaN where no episode has it.
       episodes: how many there were.
       tasks: instruction -> its error.
       episode_error, episode_count: f64[episodes], per episode the summed error and the number of real entries.

@@ -17,7 +17,7 @@ from octo_integration.model.fresh import ImageSource, ProprioProjector, Readout
 from octo_integration.model.heads import HEADS
 from octo_integration.model.heads.common import Metrics
 from octo_integration.model.language import Decoder
-from octo_integration.model.sequence import attention_mask, instruction_mask, token_positions, valid_tokens
+from octo_integration.model.sequence import attention_mask, token_positions, valid_tokens
 from octo_integration.model.vit import Tower
 
 Arrays = Mapping[str, Any]

@@ -11,7 +11,12 @@ import pytest
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, inputs, params, run
 
-CONFIG = dataclasses.replace(SMALL, cameras=("primary", "wrist"), goal=True)
+CONFIG = dataclasses.replace(
+    SMALL,
+    siglip=dataclasses.replace(SMALL.siglip, depth=1),
+    cameras=("primary", "wrist"),
+    goal=True,
+)
 OBSERVATION_MASKS = ("image_primary", "image_wrist", "proprio")
 
 
