@@ -141,8 +141,8 @@ def pretrain(config: PretrainConfig) -> Path:
     sizes = CONFIGS[config.model]
     if not {"dinov2", "siglip"} <= sizes.towers.keys() or not sizes.language.vocabulary:
         raise ValueError(
-            f"pretrain: model {config.model!r} lacks dinov2, siglip or words of its own language model; choose one that "
-            "has them, there is no objective for others."
+            f"pretrain: model {config.model!r} lacks dinov2, siglip or words of its own language model; there is an "
+            "objective for those only, choose another model."
         )
     frames = read_frames(config.frames)
     count = len(frames) - round(config.heldout * len(frames))
