@@ -66,15 +66,17 @@ class MapsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How devices share the work: batches along data x fsdp, large parameters along fsdp.
+    """How devices share the work: batches along data x fsdp, parameters along fsdp and tensor.
 
-    maps-vla finetune --mesh.data 2 --mesh.fsdp -1
+    maps-vla finetune --mesh.data -1 --mesh.fsdp 16 --mesh.tensor 2
     """
 
     data: int = -1
-    """Devices along the data axis; -1: all that fsdp leaves."""
+    """Devices along the axis that only splits batches; -1: all that the others leave."""
     fsdp: int = 1
-    """Devices along the axis that also splits parameters; -1: all that data leaves."""
+    """Devices along the axis that splits batches and every large parameter; -1: all that the others leave."""
+    tensor: int = 1
+    """Devices along the axis that splits heads and hidden units; -1: all that the others leave."""
     min_size: int = 2**16
     """Parameters with fewer elements than this are kept whole on every device."""
     distributed: bool = False

@@ -132,7 +132,8 @@ def make_predict(built: Built, mesh: Mesh) -> Predict:
         nonlocal size
         inputs = built.device_form(batch)
         rows = len(inputs["task"]["tokens"])
-        size = max(size, -(-rows // mesh.size) * mesh.size)
+        parts = sharding.batch_parts(mesh)
+        size = max(size, -(-rows // parts) * parts)
 
         def fill(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.repeat(x[-1:], size - rows, axis=0)])

@@ -1,9 +1,12 @@
-"""Where arrays live: the mesh (data, fsdp), the rule for parameters, and batches.
+"""Where arrays live: the mesh (data, fsdp, tensor), the rule for each parameter, and batches.
 
-Parameters are split along their largest axis that the fsdp axis divides; batches along (data, fsdp), so every device
-works on its own examples. `jax.jit` inserts the collectives (GSPMD). One device is a mesh of 1 x 1, no special case.
+`data` and `fsdp` split the batch; `fsdp` also splits every large parameter along one axis (it is gathered where it is
+used), `tensor` splits heads and hidden units, as Megatron does (arXiv 1909.08053). `jax.jit` inserts the collectives
+(GSPMD). One device is a mesh of 1 x 1 x 1, no special case.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,34 +17,51 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from octo_integration.config import MeshConfig
 
-AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
 Tree = Any
+
+# Path of a parameter -> mesh axes of its last dimensions; a leading axis that stacks the blocks of nn.scan stays whole.
+# The first match wins. A dimension that its axis does not divide is kept whole, except that fsdp then goes to the
+# largest dimension that it does divide.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r".*attn/(query|key|value)/kernel", ("fsdp", "tensor", None)),
+    (r".*attn/(query|key|value)/bias", ("tensor", None)),
+    (r".*attn/out/kernel", ("tensor", None, "fsdp")),
+    (r".*mlp/(gate|up|fc1|wi)/kernel", ("fsdp", "tensor")),
+    (r".*mlp/fc1/bias", ("tensor",)),
+    (r".*mlp/(down|fc2|wo)/kernel", ("tensor", "fsdp")),
+    (r"bridge/fc[13]/kernel", ("fsdp", "tensor")),
+    (r"bridge/fc2/kernel", ("tensor", "fsdp")),
+    (r".*embed/embedding", ("tensor", "fsdp")),
+    (r"language/lm_head/kernel", ("fsdp", "tensor")),
+    (r".*lora_a", ("fsdp", None)),
+    (r".*lora_b", (None, "fsdp")),
+)
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The device mesh (data, fsdp) of a run.
+    """The device mesh (data, fsdp, tensor) of a run.
 
     Args:
-      config: the two axis sizes; -1 (for one of them) takes all devices that the other leaves.
+      config: the axis sizes; -1 (for one of them) takes all devices that the others leave.
       devices: default: all devices of all processes.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    data, fsdp = config.data, config.fsdp
-    total = len(devices)
-    if data == -1 and fsdp > 0:
-        data = total // fsdp
-    elif fsdp == -1 and data > 0:
-        fsdp = total // data
-    if data < 1 or fsdp < 1 or data * fsdp != total:
+    asked = {name: getattr(config, name) for name in AXES}
+    left, rest = divmod(len(devices), math.prod(n for n in asked.values() if n != -1) or 1)
+    sizes = {name: left if n == -1 else n for name, n in asked.items()}
+    open_axes = sum(n == -1 for n in asked.values())
+    if min(sizes.values()) < 1 or rest or open_axes > 1 or math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"mesh: data={config.data} x fsdp={config.fsdp} does not make up the {total} device(s) here; give sizes "
-            "that multiply to it, or -1 for one of the two."
+            f"mesh: {' x '.join(f'{name}={n}' for name, n in asked.items())} does not make up the {len(devices)} "
+            "device(s) here; give sizes that multiply to it, or -1 for one of them."
         )
-    grid = np.asarray(devices).reshape(data, fsdp)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    grid = np.asarray(devices).reshape(*sizes.values())
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -50,27 +70,42 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 (examples) split over all devices."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+    """Axis 0 (examples) split over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES)
 
 
 def param_shardings(params: Tree, mesh: Mesh, threshold: int) -> Tree:
-    """Each leaf's sharding: the largest axis that the fsdp axis divides, if the leaf has `threshold` elements or more.
+    """Each leaf's sharding by RULES; a leaf that no rule names is split along its largest axis that fsdp divides.
 
-    Small leaves (biases, norms) stay whole: splitting them costs a collective each and saves nothing. Of equally large
-    axes the last one is split, so a stack of layers keeps its layers whole.
+    Leaves of fewer than `threshold` elements (biases, norms) stay whole: splitting them costs a collective each and
+    saves nothing.
     """
-    parts = mesh.shape["fsdp"]
 
-    def rule(leaf: Any) -> NamedSharding:
-        shape = leaf.shape
-        axes = [i for i, n in enumerate(shape) if n % parts == 0]
-        if parts == 1 or not axes or np.prod(shape) < threshold:
+    def rule(path: Any, leaf: Any) -> NamedSharding:
+        if math.prod(leaf.shape) < threshold:
             return replicated(mesh)
-        axis = max(axes, key=lambda i: (shape[i], i))
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        return NamedSharding(mesh, PartitionSpec(*_split("/".join(key.key for key in path), leaf.shape, mesh.shape)))
 
-    return jax.tree.map(rule, params)
+    return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def _split(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> list[str | None]:
+    """The mesh axis of every dimension of a parameter."""
+    named = next((axes for pattern, axes in RULES if re.fullmatch(pattern, path)), ())
+    wanted = (None,) * (len(shape) - len(named)) + named
+    split = [a if a is not None and sizes[a] > 1 and n % sizes[a] == 0 else None for a, n in zip(wanted, shape)]
+    if sizes["fsdp"] > 1 and "fsdp" not in split:
+        free = [i for i, n in enumerate(shape) if split[i] is None and n % sizes["fsdp"] == 0]
+        if free:  # of equally large axes the last one, so a stack of layers keeps its layers whole
+            split[max(free, key=lambda i: (shape[i], i))] = "fsdp"
+    while split and split[-1] is None:
+        split.pop()
+    return split
 
 
 def opt_state_shardings(tx: Any, opt_state: Tree, shardings: Tree, mesh: Mesh) -> Tree:
@@ -98,13 +133,14 @@ def put_local(batch: Mapping[str, Any], mesh: Mesh) -> Tree:
     """Puts each process's share of a batch on the mesh, split over its examples.
 
     Raises:
-      ValueError: the batch size is not divisible by the number of devices.
+      ValueError: the batch size is not divisible by mesh.data x mesh.fsdp.
     """
     sharding = batch_sharding(mesh)
     rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-    if rows % mesh.size:
+    if rows % batch_parts(mesh):
         raise ValueError(
-            f"batch of {rows} examples cannot be split over {mesh.size} devices; make data.batch_size a multiple of it."
+            f"batch of {rows} examples cannot be split into the {batch_parts(mesh)} parts of mesh.data x mesh.fsdp; "
+            "make data.batch_size a multiple of it."
         )
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 

@@ -24,8 +24,8 @@ from octo_integration.train import sharding
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
 from tests.octo_integration.train import micro
 
-def run(devices, data, fsdp, accumulate):
-    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp), jax.devices()[:devices])
+def run(devices, data, fsdp, tensor, accumulate):
+    mesh = sharding.make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[:devices])
     maps = MapsConfig(method="maps", lambda_max=2.0)
     tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=2, steps=20, accumulate=accumulate), maps, micro.LAYERS)
     like = abstract_state(micro.params(), tx, mesh, 64)
@@ -39,8 +39,9 @@ def run(devices, data, fsdp, accumulate):
     where = {"params": kernel(state.params), "anchor": kernel(inner[3].anchor), "mu": kernel(inner[2][0].mu)}
     return {"losses": losses, "where": where}
 
-print(json.dumps({"one": run(1, 1, 1, 1), "eight": run(8, 8, 1, 1), "two_by_four": run(8, 2, 4, 1),
-                  "one_accumulated": run(1, 1, 1, 2), "accumulated": run(8, 1, -1, 2)}))
+print(json.dumps({"one": run(1, 1, 1, 1, 1), "eight": run(8, 8, 1, 1, 1), "two_by_four": run(8, 2, 4, 1, 1),
+                  "cube": run(8, 2, 2, 2, 1),
+                  "one_accumulated": run(1, 1, 1, 1, 2), "accumulated": run(8, 1, -1, 1, 2)}))
 """
 
 
@@ -61,13 +62,13 @@ def runs():
 
 @pytest.mark.parametrize(
     ("many", "one"),
-    [("eight", "one"), ("two_by_four", "one"), ("accumulated", "one_accumulated")],
+    [("eight", "one"), ("two_by_four", "one"), ("cube", "one"), ("accumulated", "one_accumulated")],
 )
 def test_eight_devices_train_like_one(runs, many, one):
     np.testing.assert_allclose(runs[many]["losses"], runs[one]["losses"], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["two_by_four", "accumulated"])
+@pytest.mark.parametrize("name", ["two_by_four", "cube", "accumulated"])
 def test_moments_and_anchors_live_with_their_parameters(runs, name):
     where = runs[name]["where"]
     assert "fsdp" in where["params"]
@@ -77,15 +78,18 @@ def test_moments_and_anchors_live_with_their_parameters(runs, name):
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), {"data": 1, "fsdp": 1}),
-        (MeshConfig(data=1, fsdp=-1), {"data": 1, "fsdp": 1}),
+        (MeshConfig(), {"data": 1, "fsdp": 1, "tensor": 1}),
+        (MeshConfig(data=1, fsdp=-1), {"data": 1, "fsdp": 1, "tensor": 1}),
+        (MeshConfig(data=1, tensor=-1), {"data": 1, "fsdp": 1, "tensor": 1}),
     ],
 )
 def test_mesh_of_one_device(config, shape):
     assert dict(sharding.make_mesh(config, jax.devices()[:1]).shape) == shape
 
 
-@pytest.mark.parametrize("config", [MeshConfig(2, 1), MeshConfig(-1, 3), MeshConfig(-1, -1), MeshConfig(0, 1)])
+@pytest.mark.parametrize(
+    "config", [MeshConfig(2), MeshConfig(-1, 3), MeshConfig(-1, -1), MeshConfig(0), MeshConfig(tensor=2)]
+)
 def test_a_mesh_that_does_not_fit_is_refused(config):
     with pytest.raises(ValueError, match=r"mesh: data=.* the 1 device\(s\)"):
         sharding.make_mesh(config, jax.devices()[:1])
@@ -104,6 +108,29 @@ def test_a_mesh_that_does_not_fit_is_refused(config):
     ],
 )
 def test_the_rule_for_parameters(shape, spec):
-    mesh = AbstractMesh((2, 4), sharding.AXES)
+    mesh = AbstractMesh((2, 4, 1), sharding.AXES)
     leaf = jax.ShapeDtypeStruct(shape, "float32")
     assert sharding.param_shardings({"w": leaf}, mesh, 64)["w"].spec == spec
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("language/blocks/attn/query/kernel", (24, 896, 14, 64), PartitionSpec(None, "fsdp", "tensor")),
+        ("language/blocks/attn/out/kernel", (24, 14, 64, 896), PartitionSpec(None, "tensor", None, "fsdp")),
+        ("language/blocks/mlp/up/kernel", (24, 896, 4864), PartitionSpec(None, "fsdp", "tensor")),
+        ("language/blocks/mlp/down/kernel", (24, 4864, 896), PartitionSpec(None, "tensor", "fsdp")),
+        ("language/blocks_7/mlp/down/kernel", (4864, 896), PartitionSpec("tensor", "fsdp")),  # not scanned
+        ("language/blocks/attn/key/kernel", (24, 896, 1, 64), PartitionSpec(None, "fsdp")),  # one head for two
+        ("language/embed/embedding", (151_936, 896), PartitionSpec("tensor", "fsdp")),
+        ("siglip/blocks/mlp/fc1/kernel", (27, 1154, 4304), PartitionSpec(None, None, "tensor")),  # 4 x 288.5
+        ("siglip/pos_embed", (256, 1152), PartitionSpec(None, "fsdp")),  # by no rule
+    ],
+)
+def test_the_rules_by_path(path, shape, spec):
+    mesh = AbstractMesh((2, 4, 2), sharding.AXES)
+    tree = jax.ShapeDtypeStruct(shape, "float32")
+    for key in reversed(path.split("/")):
+        tree = {key: tree}
+    (found,) = jax.tree.leaves(sharding.param_shardings(tree, mesh, 64))
+    assert found.spec == spec
