@@ -58,6 +58,8 @@ class MapsConfig:
     """How the strength falls along the stack (maps only)."""
     anchor_dtype: Literal["float32", "bfloat16"] | None = None
     """Storage of the pretrained copy; bfloat16 halves it but is exact only for weights released in bfloat16."""
+    anchor_memory: Literal["device", "pinned_host"] = "device"
+    """Where the pretrained copy is kept (maps only); pinned_host frees device memory and costs a transfer per step."""
     max_pull: float | None = None
     """Cap on the strength times the growth ratio; 1.0 never pulls past the pretrained weights. None: as published."""
     criterion: Literal["auto", "gradient"] = "gradient"

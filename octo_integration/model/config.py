@@ -172,6 +172,17 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Build:
+    """How the modules of a model are made, whatever their sizes; the attributes are those of `VLAConfig`."""
+
+    dtype: str = "float32"
+    scan: bool = True
+    remat: Remat = "none"
+    cudnn: bool = False
+    lora: LoraConfig = LoraConfig()
+
+
+@dataclasses.dataclass(frozen=True)
 class VLAConfig:
     """A whole model.
 
@@ -196,6 +207,7 @@ class VLAConfig:
       scan: blocks of one tower are one stacked leaf and one loop (fast to compile); False: a leaf each, unrolled.
       remat: what the backward pass computes again instead of keeping: nothing, all but matrix products, or all of
         each block.
+      cudnn: attention by cuDNN's flash kernels; needs an NVIDIA GPU and dtype bfloat16.
     """
 
     language: LanguageConfig
@@ -219,6 +231,12 @@ class VLAConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: bool = True
     remat: Remat = "none"
+    cudnn: bool = False
+
+    @property
+    def build(self) -> Build:
+        """What its modules share."""
+        return Build(self.dtype, self.scan, self.remat, self.cudnn, self.lora)
 
     @property
     def towers(self) -> dict[str, TowerConfig | StemConfig]:

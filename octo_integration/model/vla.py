@@ -10,17 +10,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from octo_integration.model.bridge import Bridge
-from octo_integration.model.config import VLAConfig
+from octo_integration.model.config import StemConfig, TowerConfig, VLAConfig
 from octo_integration.model.fresh import ImageSource, ProprioProjector, Readout
 from octo_integration.model.heads import HEADS
 from octo_integration.model.heads.common import Metrics
 from octo_integration.model.language import Decoder
-from octo_integration.model.sequence import attention_mask, token_positions, valid_tokens
+from octo_integration.model.partition import by_example
+from octo_integration.model.sequence import attention_mask, instruction_mask, token_positions, valid_tokens
+from octo_integration.model.stem import Stem
+from octo_integration.model.t5 import T5
 from octo_integration.model.vit import Tower
 
 Arrays = Mapping[str, Any]
+
+MODULES: dict[type, Any] = {TowerConfig: Tower, StemConfig: Stem}
 
 
 class VLA(nn.Module):
@@ -39,17 +45,19 @@ class VLA(nn.Module):
     def setup(self) -> None:
         """Makes the submodules."""
         config = self.config
-        width, dtype = config.language.width, config.dtype
+        width, dtype, build = config.language.width, config.dtype, config.build
         for name, tower in config.towers.items():
-            setattr(self, name, Tower(tower, dtype))
-        self.bridge = Bridge(width, dtype)
-        self.language = Decoder(config.language, dtype)
+            setattr(self, name, MODULES[type(tower)](tower, build))
+        if config.t5 is not None:
+            self.t5 = T5(config.t5, build)
+            self.task_projector = nn.Dense(width, dtype=dtype)
+        self.bridge = Bridge(width, build)
+        self.language = Decoder(config.language, build)
         self.readout = Readout(config.chunk, width, dtype)
         self.action_head = HEADS[config.head.kind](config.head, config.action_dim, dtype)
         self.proprio_projector = ProprioProjector(width, dtype)
-        sources = len(config.cameras) + config.goal
-        if sources > 1:
-            self.image_source = ImageSource(sources, width, dtype)
+        if self._sources > 1:
+            self.image_source = ImageSource(self._sources, width, dtype)
 
     def __call__(self, observation: Arrays, task: Arrays, key: jax.Array | None = None) -> jax.Array:
         """Predicts the next actions.
@@ -94,45 +102,53 @@ class VLA(nn.Module):
         config = self.config
         _check(observation, task, config)
         rows, window = observation["timestep_pad_mask"].shape
-        images, goal = self._patches(observation, task)
+        images, patches = self._images(observation, task)
         readouts = self.readout()
         x = jnp.concatenate(
             [
-                images.reshape(rows, -1, images.shape[-1]),
-                *([goal] if config.goal else []),
+                images,
                 self._instruction(task),
                 self.proprio_projector(observation["proprio"]),
                 jnp.broadcast_to(readouts, (rows, *readouts.shape)),
             ],
             axis=1,
         )
-        count = images.shape[-2]
-        valid = valid_tokens(config, observation, task, count)
-        return self.language(x, token_positions(valid), attention_mask(config, valid, window, count))
+        valid = valid_tokens(config, observation, task, patches)
+        mask = attention_mask(config, valid, window, patches)
+        return self.language(by_example(x), token_positions(valid), mask)
 
     def see(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3], pixels 0..255 -> [B, patches, width] decoder tokens."""
         return self.bridge(*(getattr(self, name)(images) for name in self.config.towers))
 
-    def _patches(self, observation: Arrays, task: Arrays) -> tuple[jax.Array, jax.Array]:
-        """[B, T, cameras, patches, width], and [B, patches, width] of the goal (none: [0, patches, width])."""
+    def _images(self, observation: Arrays, task: Arrays) -> tuple[jax.Array, int]:
+        """[B, tokens, width] of all timesteps, cameras and the goal, and the number of tokens per image."""
         config = self.config
-        images = jnp.stack([observation[f"image_{camera}"] for camera in config.cameras], axis=2)
-        outer = images.shape[:3]
-        frames = images.reshape(-1, *images.shape[3:])
-        shown = len(frames)
+        cameras = jnp.stack([observation[f"image_{camera}"] for camera in config.cameras], axis=2)
+        rows, window, count, *image = cameras.shape
+        frames = cameras.reshape(rows, window * count, *image)
+        source = np.tile(np.arange(count), window)
         if config.goal:
-            frames = jnp.concatenate([frames, task["image_primary"]])
-        seen = self.see(frames)
-        now, goal = seen[:shown].reshape(*outer, *seen.shape[1:]), seen[shown:]
-        if len(config.cameras) + config.goal > 1:
-            source = self.image_source()
-            now, goal = now + source[: len(config.cameras), None], goal + source[-1]
-        return now, goal
+            # Beside its sample's other images, so that a batch split over devices stays where it is.
+            frames = jnp.concatenate([frames, task["image_primary"][:, None]], axis=1)
+            source = np.append(source, count)
+        seen = self.see(frames.reshape(-1, *image))
+        patches, width = seen.shape[1:]
+        tokens = seen.reshape(rows, -1, patches, width)
+        if self._sources > 1:
+            tokens = tokens + self.image_source()[source][:, None]
+        return tokens.reshape(rows, -1, width), patches
+
+    @property
+    def _sources(self) -> int:
+        """Sources of images: the cameras and the goal."""
+        return len(self.config.cameras) + self.config.goal
 
     def _instruction(self, task: Arrays) -> jax.Array:
         """[B, L, width]."""
-        return self.language.words(task["tokens"])
+        if self.config.t5 is None:
+            return self.language.words(task["tokens"])
+        return self.task_projector(self.t5(task["tokens"], instruction_mask(task)))
 
 
 def _check(observation: Arrays, task: Arrays, config: VLAConfig) -> None:

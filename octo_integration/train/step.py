@@ -101,6 +101,7 @@ def _projection(config: MapsConfig, layers: Any, b1: float) -> optax.GradientTra
         config.lambda_max,
         config.schedule,
         anchor_dtype=config.anchor_dtype,
+        anchor_memory_kind=None if config.anchor_memory == "device" else config.anchor_memory,
         max_pull=config.max_pull,
         criterion=config.criterion,
         b1=b1,
@@ -122,16 +123,19 @@ def make_loss(model: nn.Module) -> Loss:
     return loss
 
 
-def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int) -> TrainState:
+def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, anchor_memory: str = "device") -> TrainState:
     """The state's shapes and shardings as `jax.ShapeDtypeStruct`s; nothing is computed.
 
     Args:
       params: arrays or shapes.
       min_size: see `sharding.param_shardings`.
+      anchor_memory: of `MapsConfig`; where anchors are placed.
     """
     shapes = jax.eval_shape(functools.partial(_create, tx), params)
     params_at = sharding.param_shardings(shapes.params, mesh, min_size)
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
+    if anchor_memory != "device":
+        state_at = sharding.anchors_in(state_at, anchor_memory)
 
     def place(shape: Any, at: Any) -> Any:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
@@ -177,7 +181,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, logged), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            (value, logged), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **logged}

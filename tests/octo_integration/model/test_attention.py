@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from octo_integration.model.attention import Attention, blockwise_mask, rope
+from octo_integration.model.config import Build
 
 
 def test_times_may_differ_between_samples_and_a_time_per_token_is_causal():
@@ -50,7 +51,7 @@ def test_rope_keeps_the_dtype_and_computes_in_float32():
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_grouped_attention_is_the_formula(kv_heads):
     heads, size, count, width = 4, 6, 5, 24
-    module = Attention(heads, kv_heads, True, False, 50.0, "float32")
+    module = Attention(heads, kv_heads, True, False, 50.0, Build())
     x, positions = random(2, count, width), jnp.tile(jnp.arange(count), (2, 1))
     mask = jnp.asarray(np.tri(count, dtype=bool))[None].repeat(2, 0)
     params = jax.jit(module.init)(jax.random.key(0), x, positions, mask)["params"]
@@ -80,7 +81,7 @@ def test_grouped_attention_is_the_formula(kv_heads):
 def test_biases_are_where_they_were_asked_for():
     x = random(1, 3, 8)
     for qkv, out in ((True, False), (False, True)):
-        module = Attention(2, 2, qkv, out, None, "float32")
+        module = Attention(2, 2, qkv, out, None, Build())
         params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
         found = {name: "bias" in p for name, p in params.items()}
         assert found == {"query": qkv, "key": qkv, "value": qkv, "out": out}
