@@ -8,7 +8,7 @@ from typing import Literal
 TOWERS = ("dinov2", "siglip", "clip", "stem")
 PRETRAINED = (*TOWERS, "t5", "bridge", "language")
 # Those without pretrained values: fine-tuning makes them anew.
-FRESH = ("readout", "action_head", "proprio_projector", "task_projector")
+FRESH = ("readout", "action_head", "proprio_projector", "task_projector", "image_source")
 
 RGB = tuple[float, float, float]
 HeadKind = Literal["l1", "diffusion", "tokens"]
@@ -136,11 +136,12 @@ class HeadConfig:
     Attributes:
       kind: l1: regression (OpenVLA-OFT, arXiv 2502.19645); diffusion: denoising from noise (Octo, arXiv 2405.12213);
         tokens: a class per dimension out of `bins` (RT-1, Octo, OpenVLA).
-      hidden: width of the hidden layers.
+      hidden: width of the hidden layers (l1, diffusion).
       blocks: residual layers of the denoising network (diffusion).
       steps: denoising steps (diffusion).
       sampler: ddpm: stochastic, all steps; ddim: deterministic from the first noise on (diffusion).
       bins: classes per action dimension (tokens).
+      temperature: 0: the likeliest class is taken; above: classes are drawn, the flatter the higher (tokens).
       limit: normalised actions are kept within ±limit (diffusion), and the bins span it (tokens).
     """
 
@@ -150,6 +151,7 @@ class HeadConfig:
     steps: int = 20
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     bins: int = 256
+    temperature: float = 0.0
     limit: float = 5.0
 
 

@@ -5,37 +5,6 @@ import pytest
 
 from octo_integration.model.attention import Attention, blockwise_mask, rope
 from octo_integration.model.config import Build
-from octo_integration.model.vla import token_positions, token_times
-
-
-def test_every_entry_of_a_small_mask():
-    # Two timesteps of two patches, two instruction tokens (the second is padding), two readouts.
-    times = jnp.asarray(token_times(window=2, patches=2, instruction=2, chunk=2))
-    valid = jnp.asarray([[1, 1, 1, 1, 1, 0, 1, 1, 1, 1]], bool)
-    wanted = np.array(
-        [  # a a  b b  w .  p q  R R
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # a: image of timestep 0
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # a
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # b: image of timestep 1
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # b
-            [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],  # w: instruction
-            [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],  # .: its padding
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # p: proprio of timestep 0
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # q: proprio of timestep 1
-            [1, 1, 1, 1, 1, 0, 1, 1, 1, 1],  # R: readouts
-            [1, 1, 1, 1, 1, 0, 1, 1, 1, 1],  # R
-        ],
-        bool,
-    )
-    np.testing.assert_array_equal(blockwise_mask(times, valid)[0], wanted)
-
-
-def test_a_missing_timestep_is_attended_to_by_nothing():
-    times = jnp.asarray(token_times(window=2, patches=1, instruction=1, chunk=1))
-    valid = jnp.asarray([[0, 1, 1, 0, 1, 1]], bool)
-    mask = np.asarray(blockwise_mask(times, valid)[0])
-    assert not mask[:, [0, 3]].any()
-    np.testing.assert_array_equal(mask[5], [0, 1, 1, 0, 1, 1])
 
 
 def test_times_may_differ_between_samples_and_a_time_per_token_is_causal():
@@ -43,13 +12,6 @@ def test_times_may_differ_between_samples_and_a_time_per_token_is_causal():
     mask = blockwise_mask(times, jnp.ones((2, 3), bool))
     np.testing.assert_array_equal(mask[0], np.tri(3, dtype=bool))
     np.testing.assert_array_equal(mask[1], np.tri(3, dtype=bool).T)
-
-
-def test_positions_skip_what_is_not_valid():
-    valid = jnp.asarray([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1]], bool)
-    positions = np.asarray(token_positions(valid))
-    np.testing.assert_array_equal(positions[0][[0, 1, 4]], [0, 1, 2])
-    np.testing.assert_array_equal(positions[1][1:], [0, 1, 2, 3])
 
 
 def random(*shape, seed=0):

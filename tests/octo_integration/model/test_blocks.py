@@ -10,7 +10,6 @@ from octo_integration.model import language, vit
 from octo_integration.model.attention import blockwise_mask
 from octo_integration.model.bridge import Bridge
 from octo_integration.model.config import Build
-from octo_integration.model.heads import L1ActionHead
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, inputs, params
 
@@ -126,13 +125,6 @@ def test_the_bridge_fuses_both_towers():
     wanted = dense(gelu(dense(hidden, p["fc2"])), p["fc3"])
     got = jax.jit(Bridge(32, Build()).apply)({"params": params()["bridge"]}, a, b)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_the_action_head_starts_near_zero():
-    x = jnp.asarray(10 * random(4, 8, 32))
-    head = L1ActionHead(4, 16, "float32")
-    actions, _ = jax.jit(head.init_with_output)(jax.random.key(0), x)
-    assert 0 < jnp.abs(actions).max() < 0.3
 
 
 def test_positions_start_as_sines_of_row_and_column():
