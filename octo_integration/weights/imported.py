@@ -1,0 +1,317 @@
+"""Imported weights: a directory with an Orbax checkpoint, where it came from, and the tokenizer that belongs to it.
+
+weights/mini/params/          Orbax, one array per leaf, restored straight onto a mesh
+weights/mini/provenance.json  model, source files with sizes and hashes, names, fingerprint of every leaf
+weights/mini/tokenizer.json   if the language model's (or T5's) directory has one
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+import maps_optax as mx
+from octo_integration.weights.convert import load, plan, unload
+from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
+from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC
+
+Tree = Any
+PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
+
+
+def import_weights(
+    model: str, shapes: Tree, sources: Mapping[str, Path], out: Path, prismatic: Path | None = None
+) -> dict[str, Any]:
+    """Reads published checkpoints into an Orbax checkpoint, whole or not at all.
+
+    Everything is checked before the first tensor is read. Besides the leaves one tensor is in memory at a time.
+
+    Args:
+      model: name of the configuration, for the record.
+      shapes: its parameters as `jax.ShapeDtypeStruct`s.
+      sources: module -> directory of safetensors.
+      out: the directory to make.
+      prismatic: directory of a whole Prismatic checkpoint (MiniVLA, OpenVLA), in place of `sources`.
+
+    Returns:
+      The provenance; its "fresh" names the modules of the model without a source.
+
+    Raises:
+      FileExistsError, FileNotFoundError: `out` is there already; a source is not.
+      ValueError: a source is damaged, is of another model, or its tensors are not those of the model.
+      OSError: `out` could not be written; nothing of it is left.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; give another --out, or remove it.")
+    opened = _open(sources, prismatic)
+    if not opened:
+        raise ValueError("import: no source; give --dinov2, --siglip, ... or --prismatic a directory of safetensors.")
+    for module in opened:
+        if module not in shapes:
+            raise ValueError(f"import: model {model!r} has no {module}; it has {', '.join(shapes)}.")
+    plans = {}
+    for module, (checkpoint, prefix) in opened.items():
+        wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(shapes[module]).items()}
+        plans[module] = plan(module, wanted, checkpoint, prefix)
+    if prismatic is not None:
+        _check_prismatic(opened["language"][0])
+    params: Tree = {}
+    for module in tqdm(plans, desc=f"import {model}", unit="module"):
+        leaves = load(plans[module], opened[module][0])
+        params[module] = unflatten_dict({tuple(name.split("/")): leaf for name, leaf in leaves.items()})
+    provenance = {
+        "model": model,
+        "date": datetime.date.today().isoformat(),
+        "prismatic": prismatic is not None,
+        "modules": {module: _record(plans[module], opened[module][0]) for module in plans},
+        "fresh": [module for module in shapes if module not in plans],
+        "fingerprints": fingerprints(params),
+    }
+    with _written_whole(out) as temporary:
+        _save(temporary / PARAMS, params)
+        (temporary / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
+        for module in ("language", "t5"):
+            if module in opened and (found := opened[module][0].directory / TOKENIZER).is_file():
+                shutil.copyfile(found, temporary / TOKENIZER)
+    return provenance
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """What `import_weights` recorded.
+
+    Raises:
+      FileNotFoundError: `directory` holds no imported weights.
+      ValueError: the record is damaged.
+    """
+    path = directory / PROVENANCE
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {directory}: no {PROVENANCE}; give what maps-vla import made.")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        return {name: record[name] for name in ("model", "date", "prismatic", "modules", "fresh", "fingerprints")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); import the weights again.") from None
+
+
+def restore(directory: Path, like: Tree, modules: set[str] | None = None) -> Tree:
+    """Imported modules, straight to where `like` says.
+
+    Args:
+      like: parameters as `jax.ShapeDtypeStruct`s with shardings (or without: the first device).
+      modules: which; default: all that were imported.
+
+    Raises:
+      FileNotFoundError, ValueError: no weights there; of another model; not what was imported (fingerprints differ).
+    """
+    record = read_provenance(directory)
+    wanted = {module: like[module] for module in record["modules"] if module in like and module in (modules or like)}
+    local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or local),
+        wanted,
+    )
+    _check_shapes(directory, record, wanted)
+    arguments = ocp.args.PyTreeRestore(
+        item=placed,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(placed),
+        partial_restore=True,
+    )
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            params = checkpointer.restore((directory / PARAMS).absolute(), args=arguments)
+        except Exception as error:  # Orbax and its storage library raise whatever theirs raise
+            text = " ".join(str(error).split())[:200]
+            raise ValueError(f"weights {directory} cannot be read ({text}); import them again.") from None
+    found = fingerprints(params)
+    wrong = [name for name, code in found.items() if code != record["fingerprints"][name]]
+    if wrong:
+        raise ValueError(f"weights {directory}: {wrong[0]} is not what was imported; import them again.")
+    return params
+
+
+def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[Path]:
+    """Writes parameters back as safetensors under the names they were imported from, whole or not at all.
+
+    Args:
+      params: a tree with the modules of `record`, such as those of a fine-tuned run; LoRA adapters merged.
+      record: the provenance of the weights it started from.
+      out: the directory to make; a file per module, or one for a Prismatic checkpoint.
+
+    Raises:
+      FileExistsError, OSError: `out` is there already, or could not be written.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; give another --out, or remove it.")
+    files: dict[str, dict[str, np.ndarray]] = {}
+    for module, origin in record["modules"].items():
+        layout = next(f for f in FORMATS[module] if f.name == origin["format"])
+        leaves = {"/".join(path): leaf for path, leaf in flatten_dict(jax.device_get(params[module])).items()}
+        tensors = {}
+        for name, value in unload(module, layout, leaves, origin["class_positions"]):
+            shape = origin["shapes"][origin["prefix"] + name]
+            tensors[origin["prefix"] + name] = value.reshape(
+                [*shape[:-2], *value.shape] if _table(value, shape) else shape
+            )
+        files.setdefault("model" if record["prismatic"] else module, {}).update(tensors)
+    with _written_whole(out) as temporary:
+        for name, tensors in files.items():
+            folder = temporary if record["prismatic"] else temporary / name
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return sorted(out.rglob("*.safetensors"))
+
+
+def fingerprints(params: Tree) -> dict[str, list[int]]:
+    """A hash of every leaf's bits, {"dinov2/norm/scale": [a, b, dtype]}; the same under every sharding."""
+    hashed = mx.detach_anchor(mx.L2SPState(params)).anchor.fingerprints
+    return {"/".join(path): np.asarray(code).tolist() for path, code in flatten_dict(hashed).items()}
+
+
+def _table(value: np.ndarray, shape: list[int]) -> bool:
+    """A position table that was resampled when it was imported."""
+    return bool(value.size != np.prod(shape))
+
+
+def _open(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tuple[Checkpoint, str | None]]:
+    if prismatic is not None:
+        whole = open_checkpoint(prismatic)
+        return {module: (whole, prefix) for module, prefix in PRISMATIC.items()}
+    opened: dict[str, tuple[Checkpoint, str | None]] = {}
+    for module, directory in sources.items():
+        checkpoint = open_checkpoint(directory)
+        kind = checkpoint.config.get("model_type")
+        if kind is not None and kind not in MODEL_TYPES[module]:
+            raise ValueError(
+                f"{directory} holds a model of type {kind!r}; --{module} takes {' or '.join(MODEL_TYPES[module])}."
+            )
+        opened[module] = (checkpoint, None)
+    return opened
+
+
+def _check_prismatic(checkpoint: Checkpoint) -> None:
+    known = (*PRISMATIC.values(), "action_head.", "proprio_projector.")
+    unused = sorted(name for name in checkpoint.tensors if not name.startswith(known))
+    if unused:
+        raise ValueError(f"{checkpoint.directory} does not fit a Prismatic model: unused: {', '.join(unused)}.")
+
+
+def _record(plan: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    used = {plan.prefix + rule.source.format(i=i) for rule in plan.rules.values() for i in range(_depth(plan, rule))}
+    table = plan.rules.get("pos_embed")
+    rows = checkpoint.tensors[plan.prefix + table.source].shape[-2] if table else 0
+    files = sorted({checkpoint.tensors[name].file for name in used})
+    return {
+        "format": plan.format,
+        "prefix": plan.prefix,
+        "class_positions": rows - int(rows**0.5) ** 2,
+        "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files],
+        "ignored": dict(sorted(plan.ignored.items())),
+        "shapes": {name: list(checkpoint.tensors[name].shape) for name in sorted(used)},
+    }
+
+
+def _depth(plan: Any, rule: Any) -> int:
+    return plan.shapes[rule.leaf][0] if "{i}" in rule.source else 1
+
+
+def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree) -> None:
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata((directory / PARAMS).absolute()).item_metadata.tree
+    have = {"/".join(path): tuple(leaf.shape) for path, leaf in flatten_dict(saved).items()}
+    for path, leaf in flatten_dict(wanted).items():
+        name = "/".join(path)
+        if have.get(name) != leaf.shape:
+            raise ValueError(
+                f"weights {directory} are of {record['model']}: {name} is {list(have.get(name, ()))}, the model has "
+                f"{list(leaf.shape)}; give --model {record['model']}."
+            )
+
+
+def _save(path: Path, params: Tree) -> None:
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params))
+
+
+@contextlib.contextmanager
+def _written_whole(out: Path) -> Iterator[Path]:
+    """A directory that gets its name when it is complete; on an error nothing is left."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportConfig:
+    """Reads published weights (directories of safetensors, as Hugging Face has them) into a checkpoint of ours.
+
+    maps-vla import --model mini --out weights/mini --dinov2 dinov2-large --siglip siglip-so400m --language qwen2.5-0.5b
+
+    Names of transformers 4 and 5, timm and Prismatic are known. Modules without a source stay out; fine-tuning makes
+    them anew.
+    """
+
+    out: str
+    """Directory to make."""
+    model: str = "mini"
+    """Name of the model's configuration."""
+    dinov2: str | None = None
+    """DINOv2 with registers."""
+    siglip: str | None = None
+    """SigLIP, whole or its vision tower."""
+    clip: str | None = None
+    """CLIP, whole or its vision tower."""
+    t5: str | None = None
+    """T5, whole or its encoder."""
+    language: str | None = None
+    """Qwen2.5 or Llama-2."""
+    prismatic: str | None = None
+    """A whole Prismatic checkpoint (MiniVLA, OpenVLA) with all its modules."""
+
+
+def run_import(config: ImportConfig, shapes: Callable[[str], Tree]) -> str:
+    """Imports, and says what came of it; `shapes` gives the parameters of a named model."""
+    modules = ("dinov2", "siglip", "clip", "t5", "language")
+    sources = {m: Path(path) for m in modules if (path := getattr(config, m)) is not None}
+    if config.prismatic is not None and sources:
+        raise ValueError(f"import: --prismatic has every module; leave out --{next(iter(sources))}.")
+    whole = None if config.prismatic is None else Path(config.prismatic)
+    record = import_weights(config.model, shapes(config.model), sources, Path(config.out), whole)
+    lines = []
+    for module, origin in record["modules"].items():
+        lines.append(f"{module}: {len(origin['shapes'])} tensors, {origin['format']} names")
+        reasons: dict[str, int] = {}
+        for why in origin["ignored"].values():
+            reasons[why] = reasons.get(why, 0) + 1
+        lines += [f"  {count} ignored: {why}" for why, count in reasons.items()]
+    lines.append(f"without a source, so made anew by fine-tuning: {', '.join(record['fresh']) or 'none'}")
+    lines.append(f"wrote {config.out}")
+    return "\n".join(lines)

@@ -1,0 +1,171 @@
+"""Small random models of the published architectures, made by torch and transformers, with inputs and outputs.
+
+    python tests/octo_integration/weights/make_fixtures.py FOLDER
+
+Needs torch and transformers alone. Per architecture FOLDER/<name>/model.safetensors and config.json, as
+`save_pretrained` writes them, and FOLDER/<name>_io.safetensors. The repository holds what it made (`fixtures/`); the live test makes
+them again.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+PIXELS = {"image_size": 16, "patch_size": 4}
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40}
+MODELS = {
+    "dinov2": lambda: hf.Dinov2WithRegistersModel(
+        hf.Dinov2WithRegistersConfig(
+            hidden_size=32, num_hidden_layers=3, num_attention_heads=2, mlp_ratio=2, num_register_tokens=2, **PIXELS
+        )
+    ),
+    "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION, **PIXELS)),
+    "clip": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**VISION, **PIXELS)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(
+        hf.Qwen2Config(
+            **TEXT,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
+    ),
+    "llama": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(
+            **TEXT, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=False, rms_norm_eps=1e-5
+        )
+    ),
+    "t5": lambda: hf.T5EncoderModel(
+        hf.T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, vocab_size=40, feed_forward_proj="relu")
+    ),
+}
+
+
+def main(folder: Path) -> None:
+    for seed, (name, make) in enumerate(MODELS.items()):
+        torch.manual_seed(seed)
+        model = make().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():  # no bias at zero, no scale at one
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            (vision if name in ("dinov2", "siglip", "clip") else text)(name, model, folder / name)
+    timm_names(folder)
+    positions(folder)
+
+
+def vision(name: str, model: torch.nn.Module, folder: Path) -> None:
+    pixels = torch.randn(2, 3, 16, 16)
+    out = model(pixels, output_hidden_states=True)
+    first = out.last_hidden_state.shape[1] - 16
+    norm = next(m for n, m in model.named_modules() if n.endswith(("layernorm", "post_layernorm")))
+    save(
+        model,
+        folder,
+        pixels=pixels,
+        penultimate=out.hidden_states[-2][:, first:],
+        last=norm(out.hidden_states[-1])[:, first:],
+    )
+
+
+def text(name: str, model: torch.nn.Module, folder: Path) -> None:
+    tokens = torch.randint(0, 40, (2, 20))
+    if name == "t5":
+        mask = torch.ones_like(tokens)
+        mask[1, 15:] = 0
+        save(model, folder, tokens=tokens, mask=mask, last=model(tokens, attention_mask=mask).last_hidden_state)
+        return
+    out = model(tokens, output_hidden_states=True)
+    save(model, folder, tokens=tokens, last=out.hidden_states[-1], logits=out.logits)
+
+
+def save(model: torch.nn.Module, folder: Path, **values: torch.Tensor) -> None:
+    model.save_pretrained(folder)
+    for extra in folder.glob("generation_config.json"):
+        extra.unlink()
+    save_file(
+        {name: value.contiguous() for name, value in values.items()}, folder.with_name(f"{folder.name}_io.safetensors")
+    )
+
+
+def timm_names(folder: Path) -> None:
+    """The DINOv2 and SigLIP models again, under the names and in the fused form of timm."""
+    for name in ("dinov2", "siglip"):
+        old = load_file(folder / name / "model.safetensors")
+        old = {key.removeprefix("vision_model."): value for key, value in old.items()}
+        new = {}
+        for key, value in old.items():
+            if name == "dinov2" and key == "embeddings.cls_token":
+                value = value + old["embeddings.position_embeddings"][:, :1]
+            if name == "dinov2" and key == "embeddings.position_embeddings":
+                value = value[:, 1:]
+            renamed = timm_name(key)
+            if renamed is not None:
+                new[renamed] = value.reshape(1, *value.shape) if renamed == "pos_embed" and value.ndim == 2 else value
+        for i in range(3):
+            for kind in ("weight", "bias"):
+                parts = [new.pop(f"blocks.{i}.attn.{part}.{kind}") for part in "qkv"]
+                new[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
+        target = folder / f"timm_{name}"
+        target.mkdir(exist_ok=True)
+        save_file({key: value.contiguous() for key, value in new.items()}, target / "model.safetensors")
+
+
+def timm_name(key: str) -> str | None:
+    """transformers' name of a vision parameter -> timm's, or None where timm has none."""
+    table = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.register_tokens": "reg_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.position_embedding.weight": "pos_embed",
+        "embeddings.mask_token": None,
+    }
+    if key in table:
+        return table[key]
+    if key.startswith("head."):
+        return None
+    for old, new in (
+        ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+        ("embeddings.patch_embedding", "patch_embed.proj"),
+        ("encoder.layers.", "blocks."),
+        ("encoder.layer.", "blocks."),
+        ("layer_norm1", "norm1"),
+        ("layer_norm2", "norm2"),
+        ("attention.attention.query", "attn.q"),
+        ("attention.attention.key", "attn.k"),
+        ("attention.attention.value", "attn.v"),
+        ("attention.output.dense", "attn.proj"),
+        ("attention.q_proj", "attn.q"),
+        ("attention.k_proj", "attn.k"),
+        ("attention.v_proj", "attn.v"),
+        ("attention.o_proj", "attn.proj"),
+        ("self_attn.q_proj", "attn.q"),
+        ("self_attn.k_proj", "attn.k"),
+        ("self_attn.v_proj", "attn.v"),
+        ("self_attn.out_proj", "attn.proj"),
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
+        ("post_layernorm", "norm"),
+        ("layernorm", "norm"),
+    ):
+        key = key.replace(old, new)
+    return key
+
+
+def positions(folder: Path) -> None:
+    """Positions of 7 x 7 patches on a grid of 4 x 4, as timm resamples them."""
+    before = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 8, 7, 7)).astype(np.float32))
+    after = torch.nn.functional.interpolate(before, size=(4, 4), mode="bicubic", antialias=True)
+    flat = {name: x[0].flatten(1).T.contiguous() for name, x in {"before": before, "after": after}.items()}
+    save_file(flat, folder / "positions.safetensors")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    main(target)
