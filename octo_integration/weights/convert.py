@@ -108,7 +108,8 @@ def unload(
             parts = fused.setdefault(name, {})
             parts[rule.part] = value
             if len(parts) == 3:
-                yield name, np.concatenate([fused.pop(name)[part] for part in range(3)])
+                del fused[name]
+                yield name, np.concatenate([parts[part] for part in range(3)])
 
 
 def _recognise(module: str, checkpoint: Checkpoint, prefix: str | None) -> tuple[Format, str]:

@@ -3,8 +3,8 @@
     python tests/octo_integration/weights/make_fixtures.py FOLDER
 
 Needs torch and transformers alone. Per architecture FOLDER/<name>/model.safetensors and config.json, as
-`save_pretrained` writes them, and FOLDER/<name>_io.safetensors. The repository holds what it made (`fixtures/`); the live test makes
-them again.
+`save_pretrained` writes them, and FOLDER/<name>_io.safetensors. The repository holds what it made (`fixtures/`); the
+live test makes them again.
 """
 
 import sys
