@@ -13,7 +13,7 @@ EXPANSION = 4
 
 
 class Bridge(nn.Module):
-    """Several towers: fc3(gelu(fc2(gelu(fc1(features side by side))))), fused-gelu-mlp; one: fc2(gelu(fc1(features)))."""
+    """Of several towers fc3(gelu(fc2(gelu(fc1(x))))) (fused-gelu-mlp), of one fc2(gelu(fc1(x))) (gelu-mlp)."""
 
     width: int
     build: Build
