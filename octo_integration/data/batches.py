@@ -49,7 +49,7 @@ def train_batches(
                          "timestep_pad_mask": bool[b, window], True = real},
          "task": {"instruction": object[b] of str},
          "action": f32[b, chunk, A], normalised,
-         "action_pad_mask": bool[b, chunk], True = before the episode's end,
+         "action_pad_mask": bool[b, chunk, A], True = before the episode's end,
          "episode": int64[b], number in the split}
 
     Raises:

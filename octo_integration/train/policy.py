@@ -44,6 +44,13 @@ def load_run(run: Path, step: int | None = None) -> Trained:
     return Trained(config, built, params, make_predict(built, mesh))
 
 
+class Entry(NamedTuple):
+    """One entry of an observation: its values, or zeros where it is not present."""
+
+    values: np.ndarray
+    present: bool
+
+
 class Policy:
     """Acts as a run learnt to, for `evaluate.rollout` or a robot.
 
@@ -62,9 +69,7 @@ class Policy:
 
     def reset(self) -> None:
         """Begins another episode: forgets the last. Heads that draw draw the same in every episode."""
-        self._history: collections.deque[Mapping[str, np.ndarray]] = collections.deque(
-            maxlen=self._trained.config.data.window
-        )
+        self._history: collections.deque[dict[str, Entry]] = collections.deque(maxlen=self._trained.config.data.window)
         self._number = 0
 
     def observe(self, observation: Mapping[str, np.ndarray]) -> None:
@@ -81,7 +86,7 @@ class Policy:
         cameras = [name for name in self._shapes if name.startswith("image_")]
         if not any(name in observation for name in cameras):
             raise ValueError(f"policy: the observation has none of {', '.join(cameras)}; give at least one image.")
-        self._history.append(observation)
+        self._history.append({name: self._entry(observation, name) for name in self._shapes})
 
     def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
         """The next actions, f32[chunk, A] in the data set's units.
@@ -94,41 +99,35 @@ class Policy:
           ValueError: as `observe`.
         """
         self.observe(observation)
-        actions = self._trained.predict(self._trained.params, self._batch(observation, instruction), self._number)[0]
+        actions = self._trained.predict(self._trained.params, self._batch(instruction), self._number)[0]
         self._number += 1
         return self._trained.built.statistics.unnormalise_action(actions)
 
-    def _batch(self, observation: Mapping[str, np.ndarray], instruction: str) -> dict[str, Any]:
+    def _batch(self, instruction: str) -> dict[str, Any]:
         """A batch of one, as training windows are: before the first observation it is repeated, and masked."""
         missing = self._trained.config.data.window - len(self._history)
         moments = [self._history[0]] * missing + list(self._history)
         inputs = [name for name in self._shapes if name != "goal"]
-        window, present = {}, {}
-        for name in inputs:
-            values, present[name] = zip(*(self._entry(moment, name) for moment in moments), strict=True)
-            window[name] = np.stack(values)[None]
+        window = {name: np.stack([moment[name].values for moment in moments])[None] for name in inputs}
         window["proprio"] = self._trained.built.statistics.normalise_proprio(window["proprio"])
-        masks = {name: np.asarray(present[name])[None] for name in inputs}
+        present = {name: np.asarray([[moment[name].present for moment in moments]]) for name in inputs}
+        real = (np.arange(len(moments)) >= missing)[None]
         task: dict[str, Any] = {"instruction": np.asarray([instruction], object)}
         given = {"instruction": np.asarray([bool(instruction)])}
         if "goal" in self._shapes:
-            goal, there = self._entry(observation, "goal")
-            task["image_primary"], given["image_primary"] = goal[None], np.asarray([there])
+            goal = self._history[-1]["goal"]
+            task["image_primary"], given["image_primary"] = goal.values[None], np.asarray([goal.present])
         return {
-            "observation": {
-                **window,
-                "timestep_pad_mask": (np.arange(len(moments)) >= missing)[None],
-                "pad_mask_dict": masks,
-            },
+            "observation": {**window, "timestep_pad_mask": real, "pad_mask_dict": present},
             "task": {**task, "pad_mask_dict": given},
         }
 
-    def _entry(self, observation: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, bool]:
-        """Its values, or zeros, and whether it is there."""
+    def _entry(self, observation: Mapping[str, np.ndarray], name: str) -> Entry:
         dtype = np.float32 if name == "proprio" else np.uint8
         if name not in observation:
-            return np.zeros(self._shapes[name], dtype), False
-        return np.asarray(observation[name], dtype), True
+            return Entry(np.zeros(self._shapes[name], dtype), False)
+        # A copy: a robot may write its next image into the same memory.
+        return Entry(np.array(observation[name], dtype), True)
 
 
 def load_policy(run: Path, step: int | None = None) -> Policy:

@@ -1,6 +1,7 @@
 """The console command: help, exit codes, one-line errors, and what it imports."""
 
 import importlib
+import resource
 import subprocess
 import sys
 
@@ -76,6 +77,29 @@ def test_inspect_prints_the_strengths(capsys):
     assert lines[1].startswith("dinov2") and lines[1].endswith("2.5000")
     assert cli.main(["inspect", "--model", "huge"]) == cli.BAD_INPUT
     assert "there is no model 'huge'; there are: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "anchored"),
+    # DINOv2-L + SigLIP-So400m + Qwen2.5-0.5B; with Llama-2-7B; a conv stem, T5-base and Octo-small's transformer.
+    [("mini", (1.15e9, 1.30e9)), ("openvla", (7.3e9, 7.7e9)), ("octo_small", (0.12e9, 0.14e9))],
+)
+def test_inspect_of_a_full_size_model_allocates_nothing(model, anchored, capsys):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert cli.main(["inspect", "--model", model]) == 0
+    *rows, _, summary = capsys.readouterr().out.splitlines()
+    assert anchored[0] < int(summary.split()[1]) < anchored[1]
+    assert rows[1].endswith("3.2000") and rows[-1].split()[0] == "language" and rows[-1].endswith("0.0000")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+def test_inspect_counts_the_parameters_of_another_head(capsys):
+    free = []
+    for head in ("l1", "diffusion", "tokens"):
+        assert cli.main(["inspect", "--head", head]) == 0
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("free ")]
+        free.append(int(line.split()[2]))
+    assert len(set(free)) == 3
 
 
 def test_an_unknown_schedule_is_one_line(capsys):

@@ -28,7 +28,7 @@ def test_every_entry_is_the_step_it_should_be(length: int, window: int, chunk: i
         for h in range(chunk):
             step = min(now + h, length - 1)
             np.testing.assert_array_equal(got["action"][now, h], [step, 10 * step])
-            assert bool(got["action_pad_mask"][now, h]) == (now + h < length)
+            np.testing.assert_array_equal(got["action_pad_mask"][now, h], [now + h < length] * 2)
         for t in range(window):
             wanted = now - (window - 1) + t
             assert bool(got["observation"]["timestep_pad_mask"][now, t]) == (wanted >= 0)

@@ -42,20 +42,32 @@ def inputs(config=SMALL, window=2, seed=0, length=None, text="lift it"):
 
 
 @functools.cache
-def initial(config=SMALL):
+def initial():
     """As a run starts, on the host."""
-    return jax.device_get(jax.jit(VLA(config).init)(jax.random.key(0), *inputs(config))["params"])
+    return jax.device_get(jax.jit(VLA(SMALL).init)(jax.random.key(0), *inputs())["params"])
 
 
 @functools.cache
-def params(config=SMALL):
+def params():
     """Initial parameters with noise, so that no bias is zero and no scale one."""
     rng = np.random.default_rng(1)
 
     def noisy(p):
         return p + 0.05 * rng.normal(size=p.shape).astype(np.float32)
 
-    return jax.tree.map(noisy, initial(config))
+    return jax.tree.map(noisy, initial())
+
+
+@functools.cache
+def drawn(config):
+    """Random parameters without compiling how a run starts: norms about 1, all else about 0."""
+    rng = np.random.default_rng(1)
+    like = jax.eval_shape(VLA(config).init, jax.random.key(0), *inputs(config))["params"]
+
+    def draw(path, leaf):
+        return np.float32(path[-1].key == "scale") + 0.2 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, like)
 
 
 @functools.cache
@@ -69,5 +81,5 @@ def compiled(config=SMALL):
     return run
 
 
-def run(observation, task, config=SMALL):
-    return np.asarray(compiled(config)(params(dataclasses.replace(config, dtype="float32")), observation, task))
+def run(observation, task, config=SMALL, values=None):
+    return np.asarray(compiled(config)(params() if values is None else values, observation, task))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from octo_integration.model.vla import VLA
-from tests.octo_integration.model.small import SMALL, inputs, params, run
+from tests.octo_integration.model.small import SMALL, drawn, inputs, run
 
 CONFIG = dataclasses.replace(
     SMALL,
+    dinov2=None,
     siglip=dataclasses.replace(SMALL.siglip, depth=1),
     cameras=("primary", "wrist"),
     goal=True,
@@ -30,7 +31,7 @@ def batch(seed=0):
 
 
 def act(both, config=CONFIG):
-    return run(*both, config)
+    return run(*both, config, drawn(config))
 
 
 def hide(both, part, name, rows=slice(None)):
@@ -107,7 +108,7 @@ def test_images_of_one_source_only_need_no_vector_of_their_own(cameras, goal, so
 @functools.cache
 def decoded(config, shift):
     """What the decoder makes of every token, readouts shifted."""
-    values = dict(params(CONFIG))
+    values = dict(drawn(CONFIG))
     values["readout"] = jax.tree.map(lambda x: x + shift, values["readout"])
     decode = jax.jit(lambda v, o, t: VLA(config).apply({"params": v}, o, t, method="decode"))
     return np.asarray(decode(values, *batch()))
@@ -135,4 +136,4 @@ def test_a_missing_input_is_named(part, name):
     both = dict(zip(("observation", "task"), batch(), strict=True))
     del both[part][name]
     with pytest.raises(ValueError, match=f"model: {part}/{name} is missing; give it, or zeros and False"):
-        VLA(CONFIG).apply({"params": params(CONFIG)}, **both)
+        VLA(CONFIG).apply({"params": drawn(CONFIG)}, **both)

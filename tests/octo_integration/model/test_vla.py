@@ -160,6 +160,15 @@ def test_wrong_sizes_are_named():
             VLA(SMALL).apply({"params": params()}, {**observation, name: bad}, task)
 
 
+def test_actions_and_masks_of_another_shape_are_named():
+    observation, task = inputs()
+    right = np.zeros((2, SMALL.chunk, SMALL.action_dim), np.float32)
+    for name, bad in {"action": right[..., :3], "action_pad_mask": np.ones((2, SMALL.chunk), bool)}.items():
+        batch = {"observation": observation, "task": task, "action": right, "action_pad_mask": right == 0, name: bad}
+        with pytest.raises(ValueError, match=f"model: {name} has shape .* the configuration says"):
+            VLA(SMALL).apply({"params": params()}, batch, jax.random.key(0), method="loss")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -77,6 +77,17 @@ def test_another_episode_begins_without_the_last(statistics):
     assert seen.numbers == [0, 1, 2, 3, 0]
 
 
+def test_history_is_what_was_seen_though_the_memory_is_used_again(statistics):
+    policy, seen = make(statistics)
+    camera = moment()
+    policy.observe(camera)
+    camera["image_primary"][:] = 7
+    policy(camera, "push")
+    shown = seen.batches[-1]["observation"]["image_primary"][0]
+    np.testing.assert_array_equal(shown[1], moment()["image_primary"])
+    assert (shown[2] == 7).all()
+
+
 def test_what_an_observation_lacks_is_masked(statistics):
     policy, seen = make(statistics, cameras=("primary", "wrist"), goal=True)
     both = moment(0, ("image_primary", "image_wrist", "goal"))

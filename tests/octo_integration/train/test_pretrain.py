@@ -125,6 +125,7 @@ def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(sma
 def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
     for change, message in {
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
+        "no objective": (dict(model="octo_small"), "'octo_small' lacks dinov2, siglip or words"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
     }.values():
         with pytest.raises(ValueError, match=message):
