@@ -22,7 +22,7 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, sharding
+from octo_integration.train import checkpoint, distributed, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
@@ -78,6 +78,7 @@ class _Run(NamedTuple):
     out: Path
     built: Built
     mesh: Mesh
+    share: tuple[int, int]
     theta0: Tree
     predict: Callable[[Tree, Mapping[str, Any]], np.ndarray]
     layer_metrics: Callable[[Tree], dict[str, jax.Array]]
@@ -92,10 +93,10 @@ def finetune(config: FinetuneConfig) -> Outcome:
       FloatingPointError: loss or gradient became NaN or inf; names the step. Checkpoints before it are kept.
       OSError: a checkpoint could not be written.
     """
-    if config.mesh.distributed:
-        jax.distributed.initialize()
+    distributed.start(config.mesh)
     out = Path(config.out)
     mesh = sharding.make_mesh(config.mesh)
+    share = sharding.batch_share(config.data.batch_size, mesh)
     _check_same_run(out, config)
     built = build(config, data.compute_statistics(config.data, cache_directory()))
     for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
@@ -125,6 +126,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         out=out,
         built=built,
         mesh=mesh,
+        share=share,
         theta0=theta0,
         predict=make_predict(built, mesh),
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
@@ -181,9 +183,8 @@ def _agreed(request: Request, *, at_log_step: bool) -> int | None:
 
 
 def _device_batches(run: _Run, consumed: int) -> Iterator[Tree]:
-    shard = (jax.process_index(), jax.process_count())
     batches = data.train_batches(
-        run.config.data, run.built.statistics, seed=run.config.seed, start=consumed, shard=shard
+        run.config.data, run.built.statistics, seed=run.config.seed, start=consumed, shard=run.share
     )
     for batch in batches:
         yield sharding.put_local(run.built.device_form(batch), run.mesh)
