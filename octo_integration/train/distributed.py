@@ -68,9 +68,7 @@ def _given(config: MeshConfig) -> Place:
         if values[field] is None:
             raise ValueError(f"mesh.distributed is explicit, but there is neither mesh.{field} nor {name}; give one.")
     host, port = _address(str(values["coordinator"]))
-    return _checked(
-        Place(host, port, _number("processes", values["processes"]), _number("process", values["process"]))
-    )
+    return _checked(Place(host, port, _number("processes", values["processes"]), _number("process", values["process"])))
 
 
 def _number(field: str, value: object) -> int:

@@ -127,7 +127,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         built=built,
         mesh=mesh,
         share=share,
-        theta0=theta0,
+        theta0=_parked(theta0, like.params),
         predict=make_predict(built, mesh),
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
@@ -142,7 +142,11 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
     pending: list[Metrics] = []
     done, stop = start, None
     name = f"{config.model} {config.maps.method}"
-    with interrupts() as request, open_log(run.out, start=start, steps=steps, name=name) as log:
+    with (
+        interrupts() as request,
+        open_log(run.out, start=start, steps=steps, name=name) as log,
+        checkpoint.finishing(run.manager),
+    ):
         clock = time.perf_counter()
         while done < steps and stop is None:
             for _ in range(accumulate):
@@ -197,6 +201,7 @@ def _check_finite(pending: list[Metrics], done: int, run: _Run) -> None:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 step = first + i // run.config.optimizer.accumulate
+                checkpoint.finish(run.manager)
                 raise FloatingPointError(
                     f"{name} is {float(value)} at step {step}; the run stops. The last good checkpoint is "
                     f"{run.manager.latest_step()} in {run.out}; lower optimizer.lr or look at the data, and resume."
@@ -217,13 +222,14 @@ def _save(run: _Run, state: TrainState, done: int) -> None:
     checkpoint.save(run.manager, done, state, anchored=config.maps.method != "adam")
     lambda_max, schedule = _strength(config)
     slices = mx.slices(layers, run.theta0, schedule)
-    rows = drift(state.params, jax.device_put(run.theta0, _shardings(state.params)), slices, lambda_max)
+    rows = drift(state.params, run.theta0, slices, lambda_max)
     if jax.process_index() == 0:
         write_drift(run.out / "drift.json", rows, label=_label(config), step=done)
 
 
-def _shardings(params: Tree) -> Tree:
-    return jax.tree.map(lambda x: x.sharding, params)
+def _parked(theta0: Tree, like: Tree) -> Tree:
+    """theta0 in host memory, in the shards of the parameters: it is only read when a checkpoint's drift is measured."""
+    return jax.device_put(theta0, jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), like))
 
 
 def _strength(config: FinetuneConfig) -> tuple[float, str]:
