@@ -163,7 +163,7 @@ def test_wrong_sizes_are_named():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda: dataclasses.replace(SMALL, image_size=20), "image_size 20 is not a multiple"),
+        (lambda: dataclasses.replace(SMALL, image_size=20), "image_size 20 is no multiple"),
         (lambda: dataclasses.replace(SMALL.dinov2, heads=3), "width 16 is not a multiple of heads"),
         (lambda: dataclasses.replace(SMALL.language, kv_heads=3), "not a multiple of kv_heads 3"),
         (lambda: dataclasses.replace(SMALL.language, heads=32), "not an even integer"),
