@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from octo_integration.config import read_config
+from octo_integration.model.config import HeadKind
 
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
@@ -46,7 +47,9 @@ class InspectConfig:
     """
 
     model: str = "tiny"
-    """Name of the model's configuration."""
+    """Name of the model's configuration: tiny, mini, openvla or octo_small."""
+    head: HeadKind | None = None
+    """Action head: l1, diffusion or tokens; None: the model's own."""
     lambda_max: float = 3.2
     """Strength at the first layer of the stack."""
     schedule: str = "linear"
@@ -115,7 +118,7 @@ def inspect(config: InspectConfig) -> int:
     import maps_optax as mx
     from octo_integration.train.setup import model_shapes
 
-    shapes = model_shapes(config.model)
+    shapes = model_shapes(config.model, config.head)
     print(mx.describe(mx.presets.vla(), shapes, config.lambda_max, config.schedule))
     return 0
 

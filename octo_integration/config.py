@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from octo_integration.data import DataConfig
+from octo_integration.model.config import HeadKind
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
@@ -57,6 +58,8 @@ class MapsConfig:
     """How the strength falls along the stack (maps only)."""
     anchor_dtype: Literal["float32", "bfloat16"] | None = None
     """Storage of the pretrained copy; bfloat16 halves it but is exact only for weights released in bfloat16."""
+    anchor_memory: Literal["device", "pinned_host"] = "device"
+    """Where the pretrained copy is kept (maps only); pinned_host frees device memory and costs a transfer per step."""
     max_pull: float | None = None
     """Cap on the strength times the growth ratio; 1.0 never pulls past the pretrained weights. None: as published."""
     criterion: Literal["auto", "gradient"] = "gradient"
@@ -107,6 +110,8 @@ class FinetuneConfig:
     """Name of the model's configuration (octo_integration/model/config.py)."""
     weights: str | None = "tiny"
     """Pretrained weights: tiny (shipped), the path of a .safetensors file, or None for a random start."""
+    head: HeadKind | None = None
+    """Action head: l1 (regression), diffusion or tokens (classes per dimension); None: the model's own."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
@@ -114,7 +119,7 @@ class FinetuneConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
     seed: int = 0
-    """Of the fresh modules' initial values, the data order and the augmentation."""
+    """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
     eval_splits: tuple[str, ...] = (
         "heldout",
         "heldout_texture",

@@ -102,7 +102,7 @@ def train(
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
-        grads = jax.grad(loss)(params, batch)
+        grads, _ = jax.grad(loss, has_aux=True)(params, batch, jax.random.key(run.seed))
         updates, new_state = tx.update(grads, state, params)
         seen = None
         if watch is not None:

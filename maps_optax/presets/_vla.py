@@ -3,7 +3,7 @@
 from maps_optax._layers import LayerStack
 
 _TOWERS = ("dinov2", "siglip", "clip", "stem")
-_FREE = (r"readout/", r"action_head/", r"proprio_projector/", r"task_projector/", r".*lora_[ab]$")
+_FREE = (r"readout/", r"action_head/", r"proprio_projector/", r"task_projector/", r"image_source/", r".*lora_[ab]$")
 
 
 def vla(variant: str = "paper") -> LayerStack:

@@ -23,6 +23,10 @@ class DataConfig:
     """Actions per sample: the present one and those that follow it."""
     window: int = 1
     """Observations per sample: the present one and those before it."""
+    cameras: tuple[str, ...] = ("primary",)
+    """Images of an observation; camera wrist is image_wrist of the standardised data set."""
+    goal: bool = False
+    """Samples have a goal image beside the instruction."""
     image_size: int = 64
     """Height and width of the images; others are resized (antialiased, the aspect is not kept)."""
     batch_size: int = 16

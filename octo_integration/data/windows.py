@@ -15,7 +15,7 @@ def windows(episode: Episode, window: int, chunk: int) -> dict[str, Any]:
     Returns:
       {"observation": {<key>: [N, window, ...], "timestep_pad_mask": bool[N, window]},
        "task": {"instruction": string[N]}, "action": f32[N, chunk, A],
-       "action_pad_mask": bool[N, chunk]}; in both masks True marks what is real.
+       "action_pad_mask": bool[N, chunk, A]}; in both masks True marks what is real.
     """
     length = tf.shape(episode["action"])[0]
     now = tf.range(length)[:, None]
@@ -26,5 +26,5 @@ def windows(episode: Episode, window: int, chunk: int) -> dict[str, Any]:
         "observation": {**observation, "timestep_pad_mask": past >= 0},
         "task": episode["task"],
         "action": tf.gather(episode["action"], tf.minimum(future, length - 1)),
-        "action_pad_mask": future < length,
+        "action_pad_mask": tf.repeat((future < length)[..., None], tf.shape(episode["action"])[1], axis=2),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 Batch = Mapping[str, Any]
-Predict = Callable[[Any, Batch], np.ndarray]
+Predict = Callable[[Any, Batch, int], np.ndarray]
 
 RESAMPLES = 1000
 
@@ -27,10 +27,10 @@ class ActionError:
     Attributes:
       l1: in normalised action units, mean over the real entries of all chunks.
       se: standard error of `l1` by the bootstrap over episodes (frames of one episode are not independent).
-      physical: f32[A], the same error in the dataset's own units, per action dimension.
+      physical: f64[A], the same error in the dataset's own units, per action dimension; NaN where no episode has it.
       episodes: how many there were.
       tasks: instruction -> its error.
-      episode_error, episode_count: f64[episodes], per episode the summed error and the number of real steps.
+      episode_error, episode_count: f64[episodes], per episode the summed error and the number of real entries.
     """
 
     l1: float
@@ -51,7 +51,8 @@ def action_error(
     """Measures the error of `params` on finite batches in the order of the episodes.
 
     Args:
-      predict: (params, batch) -> f32[B, chunk, A], normalised action chunks.
+      predict: (params, batch, number of the batch) -> f32[B, chunk, A], normalised action chunks; a head that draws
+        follows the number, so the same parameters give the same error.
       batches: of `data.eval_batches`; the last may be short.
       unnormalise: normalised actions [..., A] -> the dataset's units (affine).
 
@@ -59,18 +60,18 @@ def action_error(
       ValueError: no batch, or a prediction that is not finite.
     """
     sums: list[np.ndarray] = []
-    physical: list[np.ndarray] = []
     counts: list[np.ndarray] = []
+    physical = present = np.zeros(())
     texts: list[str] = []
     episodes: list[np.ndarray] = []
-    for batch in batches:
-        predicted, action, mask = predict(params, batch), batch["action"], batch["action_pad_mask"]
+    for number, batch in enumerate(batches):
+        predicted, action, mask = predict(params, batch, number), batch["action"], batch["action_pad_mask"]
         if not np.isfinite(predicted).all():
             raise ValueError("action_error: the model predicts NaN or inf; its checkpoint is of no use.")
-        sums.append((np.abs(predicted - action).mean(-1) * mask).sum(-1))
-        gap = np.abs(unnormalise(predicted) - unnormalise(action))
-        physical.append((gap * mask[..., None]).sum((0, 1)))
-        counts.append(mask.sum(-1))
+        sums.append((np.abs(predicted - action) * mask).sum((1, 2)))
+        counts.append(mask.sum((1, 2)))
+        physical = physical + (np.abs(unnormalise(predicted) - unnormalise(action)) * mask).sum((0, 1))
+        present = present + mask.sum((0, 1))
         texts += [str(text) for text in batch["task"]["instruction"]]
         episodes.append(batch["episode"])
     if not sums:
@@ -83,7 +84,7 @@ def action_error(
     return ActionError(
         l1=float(error.sum() / total),
         se=_standard_error(error, count),
-        physical=np.sum(physical, axis=0) / total,
+        physical=np.divide(physical, present, out=np.full(present.shape, np.nan), where=present > 0),
         episodes=len(error),
         tasks={
             str(name): TaskError(

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -16,11 +17,22 @@ from octo_integration.data.collect.renderer import SimulatorMissing
 from octo_integration.data.collect.shifts import draw_shift
 from octo_integration.data.collect.tasks import get_task
 
-Policy = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
-
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
 VIDEO_SCALE = 4
 VIDEO_RATE = 20  # frames per second; half as fast as the robot
+
+
+class Policy(Protocol):
+    """What acts; `train.policy.Policy` is one. Observations are those of `MetaWorldEnv`, one moment each."""
+
+    def reset(self) -> None:
+        """An episode begins."""
+
+    def observe(self, observation: Mapping[str, np.ndarray]) -> None:
+        """A moment at which an action of the last chunk is carried out."""
+
+    def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        """The next actions, f32[chunk, 4] in the simulator's units ([-1, 1], not normalised)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +88,7 @@ def rollout(
     """Lets a policy act until success or `max_steps`, `episodes` times per task.
 
     Args:
-      policy: (observation, instruction) -> f32[chunk, 4], actions in the simulator's units ([-1, 1], not normalised).
-        The observation is that of `MetaWorldEnv`, of one moment and not normalised.
+      policy: reset at the start of every episode, then shown every moment once.
       tasks: names from `tasks.TASKS`.
       seed: of the initial states and looks; they differ from all collected ones.
       shift: held-out looks or words, one of `shifts.SHIFTS`, drawn anew for every episode.
@@ -124,11 +135,14 @@ def _episode(
     env: MetaWorldEnv, policy: Policy, seed: int, max_steps: int, execute: int
 ) -> tuple[bool, list[np.ndarray]]:
     """Whether the policy succeeded, and what it saw."""
+    policy.reset()
     observation = env.reset(seed)
     images = [observation["image_primary"]]
     chunk = np.empty((0, ACTION_SIZE), np.float32)
     for _ in range(max_steps):
-        if not len(chunk):
+        if len(chunk):
+            policy.observe(observation)
+        else:
             chunk = _checked(policy(observation, env.instruction), execute)
         observation, success = env.step(chunk[0])
         chunk = chunk[1:]

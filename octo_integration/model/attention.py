@@ -1,10 +1,11 @@
 """Attention: who may look at whom, rotary positions, projections around softmax(q k^T) v."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from octo_integration.model.config import Build
+from octo_integration.model.dense import dense
 
 
 def blockwise_mask(times: jax.Array, valid: jax.Array) -> jax.Array:
@@ -53,7 +54,8 @@ class Attention(nn.Module):
       heads, kv_heads: query heads, and heads of keys and values.
       qkv_bias, out_bias: which projections have biases.
       rope_theta: base of the rotary positions of queries and keys; None: none.
-      dtype: of the activations; the softmax is float32.
+      build: of the model; the softmax is float32 whatever the dtype.
+      scale: of the logits; None: 1 / sqrt(size of a head).
     """
 
     heads: int
@@ -61,7 +63,8 @@ class Attention(nn.Module):
     qkv_bias: bool
     out_bias: bool
     rope_theta: float | None
-    dtype: str
+    build: Build
+    scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -69,15 +72,27 @@ class Attention(nn.Module):
         x: jax.Array,
         positions: jax.Array | None = None,
         mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
-        """x: [B, N, W]; positions: int[B, N], for rope_theta; mask: bool[B, N, N] -> [B, N, W]."""
+        """x: [B, N, W]; positions: int[B, N], for rope_theta; mask: bool[B, N, N]; bias of the logits: [1, H, N, N].
+
+        Returns:
+          [B, N, W].
+        """
         width = x.shape[-1]
-        project = functools.partial(nn.DenseGeneral, use_bias=self.qkv_bias, dtype=self.dtype)
         size = width // self.heads
-        q = project((self.heads, size), name="query")(x)
-        k = project((self.kv_heads, size), name="key")(x)
-        v = project((self.kv_heads, size), name="value")(x)
+        q = dense(self.build, (self.heads, size), "query", bias=self.qkv_bias)(x)
+        k = dense(self.build, (self.kv_heads, size), "key", bias=self.qkv_bias)(x)
+        v = dense(self.build, (self.kv_heads, size), "value", bias=self.qkv_bias)(x)
         if self.rope_theta is not None and positions is not None:
             q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
-        y = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None])
-        return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.out_bias, dtype=self.dtype, name="out")(y)
+        y = jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            bias=None if bias is None else bias.astype(q.dtype),
+            mask=None if mask is None else mask[:, None],
+            scale=self.scale,
+            implementation="cudnn" if self.build.cudnn else None,
+        )
+        return dense(self.build, width, "out", bias=self.out_bias, inputs=2)(y)

@@ -8,7 +8,7 @@ from typing import Literal
 TOWERS = ("dinov2", "siglip", "clip", "stem")
 PRETRAINED = (*TOWERS, "t5", "bridge", "language")
 # Those without pretrained values: fine-tuning makes them anew.
-FRESH = ("readout", "action_head", "proprio_projector", "task_projector")
+FRESH = ("readout", "action_head", "proprio_projector", "task_projector", "image_source")
 
 RGB = tuple[float, float, float]
 HeadKind = Literal["l1", "diffusion", "tokens"]
@@ -136,11 +136,12 @@ class HeadConfig:
     Attributes:
       kind: l1: regression (OpenVLA-OFT, arXiv 2502.19645); diffusion: denoising from noise (Octo, arXiv 2405.12213);
         tokens: a class per dimension out of `bins` (RT-1, Octo, OpenVLA).
-      hidden: width of the hidden layers.
+      hidden: width of the hidden layers (l1, diffusion).
       blocks: residual layers of the denoising network (diffusion).
       steps: denoising steps (diffusion).
       sampler: ddpm: stochastic, all steps; ddim: deterministic from the first noise on (diffusion).
       bins: classes per action dimension (tokens).
+      temperature: 0: the likeliest class is taken; above: classes are drawn, the flatter the higher (tokens).
       limit: normalised actions are kept within ±limit (diffusion), and the bins span it (tokens).
     """
 
@@ -150,6 +151,7 @@ class HeadConfig:
     steps: int = 20
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     bins: int = 256
+    temperature: float = 0.0
     limit: float = 5.0
 
 
@@ -167,6 +169,17 @@ class LoraConfig:
     rank: int = 0
     alpha: float = 16.0
     targets: tuple[str, ...] = (r"(dinov2|siglip|clip|language)/blocks", r"bridge/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """How the modules of a model are made, whatever their sizes; the attributes are those of `VLAConfig`."""
+
+    dtype: str = "float32"
+    scan: bool = True
+    remat: Remat = "none"
+    cudnn: bool = False
+    lora: LoraConfig = LoraConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +207,7 @@ class VLAConfig:
       scan: blocks of one tower are one stacked leaf and one loop (fast to compile); False: a leaf each, unrolled.
       remat: what the backward pass computes again instead of keeping: nothing, all but matrix products, or all of
         each block.
+      cudnn: attention by cuDNN's flash kernels; needs an NVIDIA GPU and dtype bfloat16.
     """
 
     language: LanguageConfig
@@ -217,6 +231,12 @@ class VLAConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: bool = True
     remat: Remat = "none"
+    cudnn: bool = False
+
+    @property
+    def build(self) -> Build:
+        """What its modules share."""
+        return Build(self.dtype, self.scan, self.remat, self.cudnn, self.lora)
 
     @property
     def towers(self) -> dict[str, TowerConfig | StemConfig]:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from octo_integration.train import checkpoint, distributed, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
-from octo_integration.train.setup import Built, build, initial_params, make_predict
+from octo_integration.train.setup import Built, Predict, build, initial_params, make_predict
 from octo_integration.train.step import (
     Metrics,
     TrainState,
@@ -80,7 +80,7 @@ class _Run(NamedTuple):
     mesh: Mesh
     share: tuple[int, int]
     theta0: Tree
-    predict: Callable[[Tree, Mapping[str, Any]], np.ndarray]
+    predict: Predict
     layer_metrics: Callable[[Tree], dict[str, jax.Array]]
     manager: ocp.CheckpointManager
 
@@ -132,7 +132,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
     )
-    train_step = make_train_step(make_loss(built.model), tx, like, mesh)
+    train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
     return _loop(run, train_step, state, start)
 
 

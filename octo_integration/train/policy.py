@@ -1,6 +1,7 @@
 """A run directory as a policy: observation and instruction in, a chunk of actions in the robot's units out."""
 
-from collections.abc import Callable, Mapping
+import collections
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,7 @@ import numpy as np
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
 from octo_integration.data import Statistics
 from octo_integration.train import checkpoint, sharding
-from octo_integration.train.setup import Built, build, init_params, make_predict
-
-Predict = Callable[[Any, Mapping[str, Any]], np.ndarray]
+from octo_integration.train.setup import Built, Predict, build, init_params, make_predict
 
 
 class Trained(NamedTuple):
@@ -45,41 +44,93 @@ def load_run(run: Path, step: int | None = None) -> Trained:
     return Trained(config, built, params, make_predict(built, mesh))
 
 
-def load_policy(run: Path, step: int | None = None) -> Callable[[Mapping[str, np.ndarray], str], np.ndarray]:
-    """A policy for `evaluate.rollout`, or for a robot.
+class Policy:
+    """Acts as a run learnt to, for `evaluate.rollout` or a robot.
 
-    Args, Raises: as `load_run`.
-
-    Returns:
-      (observation, instruction) -> f32[chunk, A] actions in the data set's units. The observation is
-      {"image_primary": uint8[H, W, 3], "proprio": f32[P] in the data set's units}, of one moment.
+    An observation is of one moment and not normalised: {"image_<camera>": uint8[S, S, 3] of data.image_size pixels,
+    "proprio": f32[P] in the data set's units, "goal": uint8[S, S, 3] (data.goal)}. What it lacks is marked as missing.
     """
-    trained = load_run(run, step)
-    statistics, data = trained.built.statistics, trained.config.data
-    expected = {
-        "image_primary": (data.image_size, data.image_size, 3),
-        "proprio": statistics.proprio.mean.shape,
-    }
 
-    def policy(observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
-        for name, shape in expected.items():
-            if np.shape(observation[name]) != shape:
+    def __init__(self, trained: Trained) -> None:
+        """At the start of an episode."""
+        data, statistics = trained.config.data, trained.built.statistics
+        self._trained = trained
+        image = (data.image_size, data.image_size, 3)
+        self._shapes = {f"image_{camera}": image for camera in data.cameras}
+        self._shapes |= {"proprio": statistics.proprio.mean.shape} | ({"goal": image} if data.goal else {})
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins another episode: forgets the last. Heads that draw draw the same in every episode."""
+        self._history: collections.deque[Mapping[str, np.ndarray]] = collections.deque(
+            maxlen=self._trained.config.data.window
+        )
+        self._number = 0
+
+    def observe(self, observation: Mapping[str, np.ndarray]) -> None:
+        """Takes note of a moment at which no actions are needed; models with data.window > 1 look back at it.
+
+        Raises:
+          ValueError: no camera of the run's, or an entry of another shape than it was trained on.
+        """
+        for name, shape in self._shapes.items():
+            if name in observation and np.shape(observation[name]) != shape:
                 raise ValueError(
-                    f"policy: {name} has shape {np.shape(observation[name])}, but {run} was trained on {shape}."
+                    f"policy: {name} has shape {np.shape(observation[name])}, but the run was trained on {shape}."
                 )
-        # Where the model looks at several moments, those before the present one are marked as missing.
-        pad = np.arange(data.window) == data.window - 1
-        window = {
-            "image_primary": np.asarray(observation["image_primary"], np.uint8),
-            "proprio": statistics.normalise_proprio(np.asarray(observation["proprio"], np.float32)),
-        }
-        batch = {
-            "observation": {
-                **{name: np.stack([x] * data.window)[None] for name, x in window.items()},
-                "timestep_pad_mask": pad[None],
-            },
-            "task": {"instruction": np.asarray([instruction], object)},
-        }
-        return statistics.unnormalise_action(trained.predict(trained.params, batch)[0])
+        cameras = [name for name in self._shapes if name.startswith("image_")]
+        if not any(name in observation for name in cameras):
+            raise ValueError(f"policy: the observation has none of {', '.join(cameras)}; give at least one image.")
+        self._history.append(observation)
 
-    return policy
+    def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        """The next actions, f32[chunk, A] in the data set's units.
+
+        Args:
+          observation: of the present moment; `observe` need not be called for it.
+          instruction: in words; "": none.
+
+        Raises:
+          ValueError: as `observe`.
+        """
+        self.observe(observation)
+        actions = self._trained.predict(self._trained.params, self._batch(observation, instruction), self._number)[0]
+        self._number += 1
+        return self._trained.built.statistics.unnormalise_action(actions)
+
+    def _batch(self, observation: Mapping[str, np.ndarray], instruction: str) -> dict[str, Any]:
+        """A batch of one, as training windows are: before the first observation it is repeated, and masked."""
+        missing = self._trained.config.data.window - len(self._history)
+        moments = [self._history[0]] * missing + list(self._history)
+        inputs = [name for name in self._shapes if name != "goal"]
+        window, present = {}, {}
+        for name in inputs:
+            values, present[name] = zip(*(self._entry(moment, name) for moment in moments), strict=True)
+            window[name] = np.stack(values)[None]
+        window["proprio"] = self._trained.built.statistics.normalise_proprio(window["proprio"])
+        masks = {name: np.asarray(present[name])[None] for name in inputs}
+        task: dict[str, Any] = {"instruction": np.asarray([instruction], object)}
+        given = {"instruction": np.asarray([bool(instruction)])}
+        if "goal" in self._shapes:
+            goal, there = self._entry(observation, "goal")
+            task["image_primary"], given["image_primary"] = goal[None], np.asarray([there])
+        return {
+            "observation": {
+                **window,
+                "timestep_pad_mask": (np.arange(len(moments)) >= missing)[None],
+                "pad_mask_dict": masks,
+            },
+            "task": {**task, "pad_mask_dict": given},
+        }
+
+    def _entry(self, observation: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, bool]:
+        """Its values, or zeros, and whether it is there."""
+        dtype = np.float32 if name == "proprio" else np.uint8
+        if name not in observation:
+            return np.zeros(self._shapes[name], dtype), False
+        return np.asarray(observation[name], dtype), True
+
+
+def load_policy(run: Path, step: int | None = None) -> Policy:
+    """The policy of a run directory; args and errors are those of `load_run`."""
+    return Policy(load_run(run, step))

@@ -138,6 +138,12 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     if config.model not in CONFIGS:
         raise ValueError(f"there is no model {config.model!r}; there are: {', '.join(CONFIGS)}.")
+    sizes = CONFIGS[config.model]
+    if not {"dinov2", "siglip"} <= sizes.towers.keys() or not sizes.language.vocabulary:
+        raise ValueError(
+            f"pretrain: model {config.model!r} lacks dinov2, siglip or words of its own language model; there is an "
+            "objective for those only, choose another model."
+        )
     frames = read_frames(config.frames)
     count = len(frames) - round(config.heldout * len(frames))
     if min(count, len(frames) - count) < max(ROWS, config.batch_size):
@@ -146,7 +152,7 @@ def pretrain(config: PretrainConfig) -> Path:
             f"{config.batch_size} and heldout {config.heldout}; render more."
         )
     size = frames.image.shape[1]
-    vla = VLA(dataclasses.replace(CONFIGS[config.model], image_size=size))
+    vla = VLA(dataclasses.replace(sizes, image_size=size))
     out = Path(config.out)
     _claim(out, config)
     train = Corpus(frames.take(slice(count)), config.text_length)

@@ -16,8 +16,9 @@ import numpy as np
 import optax
 
 from octo_integration.model.attention import blockwise_mask
+from octo_integration.model.sequence import token_positions
 from octo_integration.model.tokenizer import PAD
-from octo_integration.model.vla import VLA, token_positions
+from octo_integration.model.vla import VLA
 from octo_integration.train.pretrain_text import WORD_BUCKETS
 
 Tree = Any

@@ -17,7 +17,7 @@ import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import Statistics
 from octo_integration.model import tokenizer
-from octo_integration.model.config import FRESH, VLAConfig
+from octo_integration.model.config import FRESH, HeadKind, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
@@ -26,6 +26,7 @@ from octo_integration.weights.store import load_params
 
 Tree = Any
 Batch = Mapping[str, Any]
+Predict = Callable[[Tree, Batch, int], np.ndarray]
 
 
 class Built(NamedTuple):
@@ -44,11 +45,13 @@ def build(config: FinetuneConfig, statistics: Statistics) -> Built:
       ValueError: no such model; names those that there are.
     """
     vla = dataclasses.replace(
-        model_config(config.model),
+        model_config(config.model, config.head),
         action_dim=len(statistics.action.mean),
         proprio_dim=len(statistics.proprio.mean),
         chunk=config.data.chunk,
         image_size=config.data.image_size,
+        cameras=config.data.cameras,
+        goal=config.data.goal,
         dtype=config.compute_dtype,
     )
     tokenize = functools.partial(tokenizer.tokenize, length=vla.instruction_length)
@@ -56,16 +59,21 @@ def build(config: FinetuneConfig, statistics: Statistics) -> Built:
     return Built(VLA(vla), mx.presets.vla(), statistics, form)
 
 
-def model_config(name: str) -> VLAConfig:
-    """The configuration of a name; ValueError with the names there are if it is unknown."""
+def model_config(name: str, head: HeadKind | None = None) -> VLAConfig:
+    """The configuration of a name, with its own action head or another one.
+
+    Raises:
+      ValueError: no such model; names those that there are.
+    """
     if name not in CONFIGS:
         raise ValueError(f"there is no model {name!r}; there are: {', '.join(sorted(CONFIGS))}.")
-    return CONFIGS[name]
+    config = CONFIGS[name]
+    return config if head is None else dataclasses.replace(config, head=dataclasses.replace(config.head, kind=head))
 
 
-def model_shapes(name: str) -> Tree:
-    """The parameters of a named model as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(functools.partial(_init, VLA(model_config(name)), 1, 0))
+def model_shapes(name: str, head: HeadKind | None = None) -> Tree:
+    """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(functools.partial(_init, VLA(model_config(name, head)), 1, 0))
 
 
 def init_params(config: FinetuneConfig, built: Built) -> Tree:
@@ -75,14 +83,18 @@ def init_params(config: FinetuneConfig, built: Built) -> Tree:
 
 def _init(model: VLA, window: int, seed: int) -> Tree:
     vla = model.config
-    size = vla.image_size
+    image = (vla.image_size, vla.image_size, 3)
+    length = vla.instruction_length
     observation = {
-        "image_primary": jnp.zeros((1, window, size, size, 3), jnp.uint8),
+        **{f"image_{camera}": jnp.zeros((1, window, *image), jnp.uint8) for camera in vla.cameras},
         "proprio": jnp.zeros((1, window, vla.proprio_dim), jnp.float32),
         "timestep_pad_mask": jnp.ones((1, window), bool),
     }
-    length = vla.instruction_length
-    task = {"tokens": jnp.zeros((1, length), jnp.int32), "mask": jnp.ones((1, length), bool)}
+    task = {
+        "tokens": jnp.zeros((1, length), jnp.int32),
+        "mask": jnp.ones((1, length), bool),
+        "image_primary": jnp.zeros((1, *image), jnp.uint8),
+    }
     return model.init(jax.random.key(seed), observation, task)["params"]
 
 
@@ -103,19 +115,20 @@ def initial_params(config: FinetuneConfig, built: Built) -> Tree:
         return load_params(path, params, fresh=FRESH)
 
 
-def make_predict(built: Built, mesh: Mesh) -> Callable[[Tree, Batch], np.ndarray]:
-    """(params, reader's batch that every process holds in full) -> f32[B, chunk, A] normalised action chunks.
+def make_predict(built: Built, mesh: Mesh) -> Predict:
+    """(params, reader's batch that every process holds in full, number) -> f32[B, chunk, A] normalised action chunks.
 
-    Short batches are filled up, so the function compiles once.
+    Heads that draw draw the same for the same number. Short batches are filled up, so the function compiles once.
     """
     size = 0
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def forward(params: Tree, observation: Tree, task: Tree) -> jax.Array:
-        actions: Any = built.model.apply({"params": params}, observation, task, train=False)
+    def forward(params: Tree, observation: Tree, task: Tree, number: int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        actions: Any = built.model.apply({"params": params}, observation, task, key)
         return actions
 
-    def predict(params: Tree, batch: Batch) -> np.ndarray:
+    def predict(params: Tree, batch: Batch, number: int) -> np.ndarray:
         nonlocal size
         inputs = built.device_form(batch)
         rows = len(inputs["task"]["tokens"])
@@ -127,6 +140,6 @@ def make_predict(built: Built, mesh: Mesh) -> Callable[[Tree, Batch], np.ndarray
 
         filled = jax.tree.map(fill, {name: inputs[name] for name in ("observation", "task")})
         placed = sharding.put_whole(filled, mesh)
-        return np.asarray(forward(params, placed["observation"], placed["task"]))[:rows]
+        return np.asarray(forward(params, placed["observation"], placed["task"], number))[:rows]
 
     return predict

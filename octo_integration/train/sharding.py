@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import maps_optax as mx
 from octo_integration.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
@@ -127,6 +128,17 @@ def opt_state_shardings(tx: Any, opt_state: Tree, shardings: Tree, mesh: Mesh) -
         transform_non_params=lambda _: replicated(mesh),
         is_leaf=masked,
     )
+
+
+def anchors_in(shardings: Tree, memory_kind: str) -> Tree:
+    """Shardings of an optimizer state, with the anchors of MAPS in another memory of the same devices."""
+
+    def move(node: Any) -> Any:
+        if not isinstance(node, mx.SPDState):
+            return node
+        return node._replace(anchor=jax.tree.map(lambda at: at.with_memory_kind(memory_kind), node.anchor))
+
+    return jax.tree.map(move, shardings, is_leaf=lambda node: isinstance(node, mx.SPDState))
 
 
 def batch_share(batch_size: int, mesh: Mesh) -> tuple[int, int]:

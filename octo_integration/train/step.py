@@ -1,4 +1,4 @@
-"""One training step: masked L1 over action chunks, AdamW with clipping and MAPS, jitted on a mesh.
+"""One training step: the action head's loss, AdamW with clipping and MAPS, jitted on a mesh.
 
 The step is one jitted function whose state is donated, so parameters, moments and anchors exist once. It returns
 device scalars and never waits for the device; the caller fetches them when it logs.
@@ -23,6 +23,8 @@ from octo_integration.train import sharding
 Tree = Any
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
+# (params, device batch, key of what is drawn) -> (f32[], what the action head logs).
+Loss: TypeAlias = Callable[[Tree, Batch, jax.Array], tuple[jax.Array, Metrics]]
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | optax.MultiSteps
 
 # Weight decay is for matrices. Names decide, not ranks: nn.scan stacks the biases of a tower into a matrix.
@@ -99,6 +101,7 @@ def _projection(config: MapsConfig, layers: Any, b1: float) -> optax.GradientTra
         config.lambda_max,
         config.schedule,
         anchor_dtype=config.anchor_dtype,
+        anchor_memory_kind=None if config.anchor_memory == "device" else config.anchor_memory,
         max_pull=config.max_pull,
         criterion=config.criterion,
         b1=b1,
@@ -110,41 +113,29 @@ def decay_mask(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
-def l1_loss(predicted: jax.Array, action: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean absolute error over the real steps of every chunk, as OpenVLA-OFT trains (arXiv 2502.19645).
+def make_loss(model: nn.Module) -> Loss:
+    """The model's own loss on a device batch; the precision of the pass is the model's too."""
 
-    Args:
-      predicted: [B, chunk, A], any float dtype.
-      action: f32[B, chunk, A], normalised.
-      mask: bool[B, chunk], False past the episode's end.
-
-    Returns:
-      f32[].
-    """
-    error = jnp.abs(predicted.astype(jnp.float32) - action).mean(-1)
-    return (error * mask).sum() / jnp.maximum(mask.sum(), 1)
-
-
-def make_loss(model: nn.Module) -> Callable[[Tree, Batch], jax.Array]:
-    """(params, device batch) -> f32[] loss; the precision of the pass is the model's own."""
-
-    def loss(params: Tree, batch: Batch) -> jax.Array:
-        predicted: Any = model.apply({"params": params}, batch["observation"], batch["task"], train=True)
-        return l1_loss(predicted, batch["action"], batch["action_pad_mask"])
+    def loss(params: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        value: Any = model.apply({"params": params}, batch, key, method="loss")
+        return value
 
     return loss
 
 
-def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int) -> TrainState:
+def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, anchor_memory: str = "device") -> TrainState:
     """The state's shapes and shardings as `jax.ShapeDtypeStruct`s; nothing is computed.
 
     Args:
       params: arrays or shapes.
       min_size: see `sharding.param_shardings`.
+      anchor_memory: of `MapsConfig`; where anchors are placed.
     """
     shapes = jax.eval_shape(functools.partial(_create, tx), params)
     params_at = sharding.param_shardings(shapes.params, mesh, min_size)
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
+    if anchor_memory != "device":
+        state_at = sharding.anchors_in(state_at, anchor_memory)
 
     def place(shape: Any, at: Any) -> Any:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
@@ -176,21 +167,25 @@ def _create(tx: Optimizer, params: Tree) -> TrainState:
 
 
 def make_train_step(
-    loss: Callable[[Tree, Batch], jax.Array],
+    loss: Loss,
     tx: Optimizer,
     like: TrainState,
     mesh: Mesh,
+    seed: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step: (state, device batch) -> (next state, {"loss", "grad_norm"} as device scalars).
+    """The jitted step: (state, device batch) -> (next state, device scalars: "loss", "grad_norm", the head's own).
 
-    The state is donated: the caller's is gone after the call. `like` is of `abstract_state`.
+    The state is donated: the caller's is gone after the call. `like` is of `abstract_state`. What the loss draws
+    follows from `seed` and the state's step, so a resumed run draws the same.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            (value, logged), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **logged}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     shardings = shardings_of(like)
@@ -203,11 +198,13 @@ def make_train_step(
 
 
 def to_device_form(batch: Batch, tokenize: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """A reader's batch, with or without actions, as the jitted functions take it: instructions become tokens."""
-    tokens, mask = tokenize([str(text) for text in batch["task"]["instruction"]])
+    """A reader's batch, with or without actions, as the jitted functions take it: instructions become tokens.
+
+    Of a missing instruction (task/pad_mask_dict/instruction is False) no token is left in the mask.
+    """
+    task = dict(batch["task"])
+    tokens, mask = tokenize([str(text) for text in task.pop("instruction")])
+    if "instruction" in task.get("pad_mask_dict", {}):
+        mask = mask & task["pad_mask_dict"]["instruction"][:, None]
     actions = {name: batch[name] for name in ("action", "action_pad_mask") if name in batch}
-    return {
-        "observation": dict(batch["observation"]),
-        "task": {"tokens": tokens, "mask": mask},
-        **actions,
-    }
+    return {"observation": dict(batch["observation"]), "task": {**task, "tokens": tokens, "mask": mask}, **actions}

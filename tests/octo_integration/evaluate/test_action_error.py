@@ -19,16 +19,15 @@ def batches(episodes, lengths, tasks, size=5):
         yield {
             "task": {"instruction": texts[rows]},
             "action": np.zeros((len(owner[rows]), CHUNK, ACTIONS), np.float32),
-            "action_pad_mask": np.arange(CHUNK) < left[rows, None],
+            "action_pad_mask": np.repeat((np.arange(CHUNK) < left[rows, None])[..., None], ACTIONS, axis=-1),
             "episode": owner[rows],
         }
 
 
-def predict(params, batch):
-    """Wrong by params[episode] on real steps, by 100 on padding."""
+def predict(params, batch, number):
+    """Wrong by params[episode] on real entries, by 100 on padding."""
     error = np.asarray(params)[batch["episode"]][:, None, None]
-    mask = batch["action_pad_mask"][..., None]
-    return np.where(mask, error, 100.0) * np.ones((1, 1, ACTIONS))
+    return np.where(batch["action_pad_mask"], error, 100.0)
 
 
 def unnormalise(x):
@@ -45,6 +44,35 @@ def test_padding_does_not_count_and_tasks_are_told_apart():
     assert error.tasks["push"].l1 == pytest.approx((6 * 1 + 10 * 5) / 16)
     assert (error.tasks["push"].episodes, error.tasks["pull"].episodes) == (2, 1)
     np.testing.assert_allclose(error.physical, [error.l1, 10 * error.l1], rtol=1e-6)
+
+
+def test_a_dimension_that_a_data_set_lacks_does_not_count():
+    def lacking(lengths):
+        for batch in batches(range(len(lengths)), lengths, ["push"] * len(lengths)):
+            batch["action_pad_mask"][..., 1] &= (batch["episode"] == 0)[:, None]
+            yield batch
+
+    error = action_error(predict, [1.0, 2.0], lacking([3, 6]), unnormalise)
+    assert error.l1 == pytest.approx((2 * 6 * 1 + 18 * 2) / (2 * 6 + 18))
+    np.testing.assert_allclose(error.physical, [(6 * 1 + 18 * 2) / 24, 10 * 1], rtol=1e-6)
+
+
+def test_a_dimension_that_no_episode_has_has_no_error_in_its_units():
+    (batch,) = batches([0], [3], ["push"])
+    batch["action_pad_mask"][..., 1] = False
+    error = action_error(predict, [1.0], [batch], unnormalise)
+    assert error.l1 == error.physical[0] == 1.0 and np.isnan(error.physical[1])
+
+
+def test_heads_that_draw_are_told_the_number_of_the_batch():
+    seen = []
+
+    def draw(params, batch, number):
+        seen.append(number)
+        return predict(params, batch, number)
+
+    action_error(draw, [1.0, 2.0], batches([0, 1], [6, 6], ["push"] * 2), unnormalise)
+    assert seen == [0, 1, 2]
 
 
 def test_the_standard_error_is_that_of_episodes_not_of_frames():

@@ -84,21 +84,36 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[Counter]:
     return built
 
 
-def ones(length: int) -> Any:
-    """A policy, and the steps at which it was asked."""
-    asked: list[int] = []
+class Acting:
+    """A policy made of a function that needs no history; `asked` and `seen` are the steps it was shown."""
 
-    def policy(observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
-        asked.append(int(observation["image_primary"][0, 0, 0]))
-        return np.ones((length, 4), np.float32)
+    def __init__(self, act: Any) -> None:
+        self.act = act
+        self.asked: list[int] = []
+        self.seen: list[int] = []
+        self.episodes = 0
 
-    return policy, asked
+    def reset(self) -> None:
+        self.episodes += 1
+
+    def observe(self, observation: Mapping[str, np.ndarray]) -> None:
+        self.seen.append(int(observation["image_primary"][0, 0, 0]))
+
+    def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        self.observe(observation)
+        self.asked.append(self.seen[-1])
+        return self.act(observation, instruction)
+
+
+def ones(length: int) -> Acting:
+    return Acting(lambda observation, instruction: np.ones((length, 4), np.float32))
 
 
 def test_chunks_are_cut_and_episodes_end_at_success(counters: list[Counter]) -> None:
-    policy, asked = ones(4)
+    policy = ones(4)
     results = rollout(policy, ["reach", "push"], episodes=2, execute=2, max_steps=9)
-    assert asked == [0, 2, 4] * 4
+    assert policy.asked == [0, 2, 4] * 4
+    assert policy.seen == [0, 1, 2, 3, 4] * 4 and policy.episodes == 4
     assert [(r.task, r.outcomes, r.successes) for r in results] == [
         ("reach", (True, True), 2),
         ("push", (True, True), 2),
@@ -108,14 +123,14 @@ def test_chunks_are_cut_and_episodes_end_at_success(counters: list[Counter]) -> 
 
 
 def test_steps_run_out(counters: list[Counter]) -> None:
-    policy, asked = ones(4)
+    policy = ones(4)
     (result,) = rollout(policy, ["reach"], episodes=3, execute=4, max_steps=4)
-    assert result.outcomes == (False,) * 3 and asked == [0] * 3
+    assert result.outcomes == (False,) * 3 and policy.asked == [0] * 3
 
 
 def test_episodes_are_paired_by_seed(counters: list[Counter]) -> None:
     for seed in (0, 0, 1):
-        rollout(ones(4)[0], ["reach"], episodes=3, seed=seed, shift="camera")
+        rollout(ones(4), ["reach"], episodes=3, seed=seed, shift="camera")
     first, again, other = counters
     assert first.seeds == again.seeds and first.shifts == again.shifts
     assert len(set(first.seeds)) == len(set(first.shifts)) == 3
@@ -132,7 +147,7 @@ def test_episodes_are_paired_by_seed(counters: list[Counter]) -> None:
 )
 def test_bad_policy(counters: list[Counter], actions: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rollout(lambda observation, instruction: actions, ["reach"], episodes=1)
+        rollout(Acting(lambda observation, instruction: actions), ["reach"], episodes=1)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +162,7 @@ def test_bad_policy(counters: list[Counter], actions: np.ndarray, message: str) 
 )
 def test_bad_request_before_anything_starts(counters: list[Counter], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rollout(ones(4)[0], **{"tasks": ["reach"], **changes})
+        rollout(ones(4), **{"tasks": ["reach"], **changes})
     assert not counters
 
 
@@ -163,7 +178,7 @@ def expert(twin: MetaWorldEnv) -> Any:
             twin.advance(actions[-1])
         return np.stack(actions)
 
-    return policy
+    return Acting(policy)
 
 
 def test_expert_succeeds_in_the_simulator_and_is_filmed(tmp_path: Path) -> None:

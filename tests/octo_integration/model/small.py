@@ -28,30 +28,34 @@ def inputs(config=SMALL, window=2, seed=0, length=None, text="lift it"):
     batch = 2
     rng = np.random.default_rng(seed)
     size = config.image_size
+
+    def images(*outer):
+        return rng.integers(0, 256, (batch, *outer, size, size, 3), dtype=np.uint8)
+
     observation = {
-        "image_primary": rng.integers(0, 256, (batch, window, size, size, 3), dtype=np.uint8),
+        **{f"image_{camera}": images(window) for camera in config.cameras},
         "proprio": rng.normal(size=(batch, window, config.proprio_dim)).astype(np.float32),
         "timestep_pad_mask": np.ones((batch, window), bool),
     }
     tokens, mask = tokenize([text] * batch, length or config.instruction_length)
-    return observation, {"tokens": tokens, "mask": mask}
+    return observation, {"tokens": tokens, "mask": mask, **({"image_primary": images()} if config.goal else {})}
 
 
 @functools.cache
-def initial():
+def initial(config=SMALL):
     """As a run starts, on the host."""
-    return jax.device_get(jax.jit(VLA(SMALL).init)(jax.random.key(0), *inputs())["params"])
+    return jax.device_get(jax.jit(VLA(config).init)(jax.random.key(0), *inputs(config))["params"])
 
 
 @functools.cache
-def params():
+def params(config=SMALL):
     """Initial parameters with noise, so that no bias is zero and no scale one."""
     rng = np.random.default_rng(1)
 
     def noisy(p):
         return p + 0.05 * rng.normal(size=p.shape).astype(np.float32)
 
-    return jax.tree.map(noisy, initial())
+    return jax.tree.map(noisy, initial(config))
 
 
 @functools.cache
@@ -60,10 +64,10 @@ def compiled(config=SMALL):
 
     @jax.jit
     def run(values, observation, task):
-        return model.apply({"params": values}, observation, task, train=False)
+        return model.apply({"params": values}, observation, task)
 
     return run
 
 
 def run(observation, task, config=SMALL):
-    return np.asarray(compiled(config)(params(), observation, task))
+    return np.asarray(compiled(config)(params(dataclasses.replace(config, dtype="float32")), observation, task))

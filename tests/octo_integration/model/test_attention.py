@@ -4,37 +4,7 @@ import numpy as np
 import pytest
 
 from octo_integration.model.attention import Attention, blockwise_mask, rope
-from octo_integration.model.vla import token_positions, token_times
-
-
-def test_every_entry_of_a_small_mask():
-    # Two timesteps of two patches, two instruction tokens (the second is padding), two readouts.
-    times = jnp.asarray(token_times(window=2, patches=2, instruction=2, chunk=2))
-    valid = jnp.asarray([[1, 1, 1, 1, 1, 0, 1, 1, 1, 1]], bool)
-    wanted = np.array(
-        [  # a a  b b  w .  p q  R R
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # a: image of timestep 0
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # a
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # b: image of timestep 1
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # b
-            [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],  # w: instruction
-            [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],  # .: its padding
-            [1, 1, 0, 0, 1, 0, 1, 0, 0, 0],  # p: proprio of timestep 0
-            [1, 1, 1, 1, 1, 0, 1, 1, 0, 0],  # q: proprio of timestep 1
-            [1, 1, 1, 1, 1, 0, 1, 1, 1, 1],  # R: readouts
-            [1, 1, 1, 1, 1, 0, 1, 1, 1, 1],  # R
-        ],
-        bool,
-    )
-    np.testing.assert_array_equal(blockwise_mask(times, valid)[0], wanted)
-
-
-def test_a_missing_timestep_is_attended_to_by_nothing():
-    times = jnp.asarray(token_times(window=2, patches=1, instruction=1, chunk=1))
-    valid = jnp.asarray([[0, 1, 1, 0, 1, 1]], bool)
-    mask = np.asarray(blockwise_mask(times, valid)[0])
-    assert not mask[:, [0, 3]].any()
-    np.testing.assert_array_equal(mask[5], [0, 1, 1, 0, 1, 1])
+from octo_integration.model.config import Build
 
 
 def test_times_may_differ_between_samples_and_a_time_per_token_is_causal():
@@ -42,13 +12,6 @@ def test_times_may_differ_between_samples_and_a_time_per_token_is_causal():
     mask = blockwise_mask(times, jnp.ones((2, 3), bool))
     np.testing.assert_array_equal(mask[0], np.tri(3, dtype=bool))
     np.testing.assert_array_equal(mask[1], np.tri(3, dtype=bool).T)
-
-
-def test_positions_skip_what_is_not_valid():
-    valid = jnp.asarray([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1]], bool)
-    positions = np.asarray(token_positions(valid))
-    np.testing.assert_array_equal(positions[0][[0, 1, 4]], [0, 1, 2])
-    np.testing.assert_array_equal(positions[1][1:], [0, 1, 2, 3])
 
 
 def random(*shape, seed=0):
@@ -88,7 +51,7 @@ def test_rope_keeps_the_dtype_and_computes_in_float32():
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_grouped_attention_is_the_formula(kv_heads):
     heads, size, count, width = 4, 6, 5, 24
-    module = Attention(heads, kv_heads, True, False, 50.0, "float32")
+    module = Attention(heads, kv_heads, True, False, 50.0, Build())
     x, positions = random(2, count, width), jnp.tile(jnp.arange(count), (2, 1))
     mask = jnp.asarray(np.tri(count, dtype=bool))[None].repeat(2, 0)
     params = jax.jit(module.init)(jax.random.key(0), x, positions, mask)["params"]
@@ -118,7 +81,7 @@ def test_grouped_attention_is_the_formula(kv_heads):
 def test_biases_are_where_they_were_asked_for():
     x = random(1, 3, 8)
     for qkv, out in ((True, False), (False, True)):
-        module = Attention(2, 2, qkv, out, None, "float32")
+        module = Attention(2, 2, qkv, out, None, Build())
         params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
         found = {name: "bias" in p for name, p in params.items()}
         assert found == {"query": qkv, "key": qkv, "value": qkv, "out": out}

@@ -9,7 +9,7 @@ from scipy.special import erf
 from octo_integration.model import language, vit
 from octo_integration.model.attention import blockwise_mask
 from octo_integration.model.bridge import Bridge
-from octo_integration.model.heads import L1ActionHead
+from octo_integration.model.config import Build
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, inputs, params
 
@@ -77,7 +77,7 @@ def test_towers_are_the_formula_block_by_block(name):
         hidden = act(dense(layer_norm(x, b["norm2"]), b["mlp"]["fc1"]))
         x = x + b.get("ls2", 1.0) * dense(hidden, b["mlp"]["fc2"])
     wanted = layer_norm(x[:, -4:], p["norm"])
-    got = jax.jit(vit.Tower(config, "float32").apply)({"params": params()[name]}, images)
+    got = jax.jit(vit.Tower(config, Build()).apply)({"params": params()[name]}, images)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -86,8 +86,8 @@ def test_the_decoder_is_its_blocks_one_after_the_other():
     x = jnp.asarray(random(2, 6, config.width))
     positions = jnp.tile(jnp.arange(6), (2, 1))
     mask = blockwise_mask(jnp.arange(6), jnp.ones((2, 6), bool))
-    decoder = jax.jit(language.Decoder(config, "float32").apply)
-    block = jax.jit(language.Block(config, "float32").apply)
+    decoder = jax.jit(language.Decoder(config, Build()).apply)
+    block = jax.jit(language.Block(config, Build()).apply)
     got = decoder({"params": p}, x, positions, mask)
     for i in range(config.depth):
         x, _ = block({"params": slice_of(p["blocks"], i)}, x, positions, mask)
@@ -99,13 +99,13 @@ def test_a_decoder_block_is_the_formula():
     config, b = SMALL.language, slice_of(params()["language"]["blocks"], 1)
     x = random(2, 5, config.width)
     positions, mask = jnp.tile(jnp.arange(5), (2, 1)), jnp.ones((2, 5, 5), bool)
-    attend = language.Attention(4, 2, True, False, config.rope_theta, "float32")
+    attend = language.Attention(4, 2, True, False, config.rope_theta, Build())
     normed = jnp.asarray(rms_norm(x, b["norm1"]))
     middle = x + np.asarray(jax.jit(attend.apply)({"params": b["attn"]}, normed, positions, mask))
     y = rms_norm(middle, b["norm2"])
     gate, up = dense(y, b["mlp"]["gate"]), dense(y, b["mlp"]["up"])
     wanted = middle + dense(gate / (1 + np.exp(-gate)) * up, b["mlp"]["down"])
-    block = jax.jit(language.Block(config, "float32").apply)
+    block = jax.jit(language.Block(config, Build()).apply)
     got, _ = block({"params": b}, jnp.asarray(x), positions, mask)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
@@ -123,15 +123,8 @@ def test_the_bridge_fuses_both_towers():
     a, b = random(2, 4, 16), random(2, 4, 24, seed=1)
     hidden = gelu(dense(np.concatenate([a, b], -1), p["fc1"]))
     wanted = dense(gelu(dense(hidden, p["fc2"])), p["fc3"])
-    got = jax.jit(Bridge(32, "float32").apply)({"params": params()["bridge"]}, a, b)
+    got = jax.jit(Bridge(32, Build()).apply)({"params": params()["bridge"]}, a, b)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_the_action_head_starts_near_zero():
-    x = jnp.asarray(10 * random(4, 8, 32))
-    head = L1ActionHead(4, 16, "float32")
-    actions, _ = jax.jit(head.init_with_output)(jax.random.key(0), x)
-    assert 0 < jnp.abs(actions).max() < 0.3
 
 
 def test_positions_start_as_sines_of_row_and_column():

@@ -117,7 +117,7 @@ def test_gradient_reaches_every_leaf():
     @jax.jit
     def gradient(values):
         def loss(values):
-            actions = VLA(SMALL).apply({"params": values}, observation, task, train=True)
+            actions = VLA(SMALL).apply({"params": values}, observation, task)
             return jnp.abs(actions - 1.0).mean()
 
         return jax.grad(loss)(values)

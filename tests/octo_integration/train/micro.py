@@ -20,6 +20,7 @@ from octo_integration.train.step import (
     make_train_step,
 )
 
+SEED = 5
 LAYERS = mx.LayerStack(
     {
         "vision": {"vision/blocks/": "stacked", "vision/embed/": "first"},
@@ -54,8 +55,13 @@ class Micro(nn.Module):
     width: int = 16
     dtype: str = "float32"
 
+    def loss(self, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        error = jnp.abs(self(batch["observation"], batch["task"]) - batch["action"]).astype(jnp.float32)
+        mask = batch["action_pad_mask"]
+        return (error * mask).sum() / mask.sum(), {"drawn": jax.random.uniform(key)}
+
     @nn.compact
-    def __call__(self, observation: Any, task: Any, train: bool = False) -> jax.Array:
+    def __call__(self, observation: Any, task: Any) -> jax.Array:
         x = Vision(self.width, self.dtype, name="vision")(observation["image"])
         x = nn.Dense(self.width, dtype=self.dtype, name="language")(nn.tanh(x))
         return nn.Dense(6, dtype=self.dtype, name="head")(x).reshape(-1, 2, 3)
@@ -71,7 +77,7 @@ def batch(index: int, size: int = 8) -> dict[str, Any]:
     rng = np.random.default_rng(index)
     image = rng.normal(size=(size, 32)).astype(np.float32)
     action = np.tanh(image[:, :6] * 2).reshape(size, 2, 3).astype(np.float32)
-    mask = np.ones((size, 2), bool)
+    mask = np.ones((size, 2, 3), bool)
     mask[0, 1] = False
     return {"observation": {"image": image}, "task": {}, "action": action, "action_pad_mask": mask}
 
@@ -93,4 +99,4 @@ def machine(optimizer: OptimizerConfig, maps: MapsConfig, width: int = 16, dtype
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     tx = make_optimizer(optimizer, maps, LAYERS)
     like = abstract_state(params(width), tx, mesh, 64)
-    return Machine(tx, like, make_train_step(make_loss(Micro(width, dtype)), tx, like, mesh))
+    return Machine(tx, like, make_train_step(make_loss(Micro(width, dtype)), tx, like, mesh, SEED))

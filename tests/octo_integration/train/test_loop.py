@@ -195,7 +195,7 @@ def test_the_policy_gives_actions_in_the_units_of_the_data(straight):
         },
         "task": {"instruction": ["push the puck to the goal"]},
     }
-    expected = run.built.statistics.unnormalise_action(run.predict(run.params, batch))[0]
+    expected = run.built.statistics.unnormalise_action(run.predict(run.params, batch, 0))[0]
     np.testing.assert_allclose(actions, expected, rtol=1e-6)
     with pytest.raises(ValueError, match=r"image_primary has shape \(32, 32, 3\)"):
         policy({**observation, "image_primary": np.zeros((32, 32, 3), np.uint8)}, "push")

@@ -29,7 +29,7 @@ def run(devices, data, fsdp, tensor, accumulate):
     maps = MapsConfig(method="maps", lambda_max=2.0)
     tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=2, steps=20, accumulate=accumulate), maps, micro.LAYERS)
     like = abstract_state(micro.params(), tx, mesh, 64)
-    step = make_train_step(make_loss(micro.Micro()), tx, like, mesh)
+    step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED)
     state, losses = init_state(micro.params(), tx, like), []
     for i in range(12):
         state, metrics = step(state, sharding.put_local(micro.batch(i, 16), mesh))

@@ -7,7 +7,7 @@ import pytest
 
 import maps_optax as mx
 from octo_integration.config import MapsConfig, OptimizerConfig
-from octo_integration.train.step import TrainState, decay_mask, l1_loss, learning_rate
+from octo_integration.train.step import TrainState, decay_mask, learning_rate, to_device_form
 from tests.octo_integration.train import micro
 
 
@@ -35,11 +35,26 @@ FAST = OptimizerConfig(lr=1e-2, warmup=2, steps=60, weight_decay=0.0)
 ADAM = MapsConfig(method="adam")
 
 
-def test_loss_counts_real_steps_only():
-    predicted = jnp.asarray([[[1.0, 3.0], [99.0, 99.0]]])
-    action = jnp.asarray([[[0.0, 1.0], [0.0, 0.0]]])
-    assert l1_loss(predicted, action, jnp.asarray([[True, False]])) == pytest.approx(1.5)
-    assert l1_loss(predicted, action, jnp.zeros((1, 2), bool)) == 0.0
+def test_what_the_loss_draws_follows_from_seed_and_step():
+    state, step = start(FAST, ADAM)
+    for i in range(3):
+        state, metrics = step(state, micro.batch(i))
+        key = jax.random.fold_in(jax.random.key(micro.SEED), i)
+        assert metrics["drawn"] == jax.random.uniform(key)
+
+
+def test_a_missing_instruction_leaves_no_token():
+    task = {"instruction": np.array(["go", "go"], object), "pad_mask_dict": {"instruction": np.array([True, False])}}
+
+    def tokenize(texts):
+        return np.full((len(texts), 4), 7, np.int32), np.tile([True, True, False, False], (len(texts), 1))
+
+    form = to_device_form({"observation": {}, "task": task, "episode": np.arange(2)}, tokenize)
+    assert form.keys() == {"observation", "task"} and "instruction" not in form["task"]
+    np.testing.assert_array_equal(form["task"]["mask"], [[True, True, False, False], [False] * 4])
+    del task["pad_mask_dict"]
+    form = to_device_form({"observation": {}, "task": task}, tokenize)
+    np.testing.assert_array_equal(form["task"]["mask"].sum(1), [2, 2])
 
 
 def test_learning_rate_warms_up_and_decays():

@@ -1,0 +1,226 @@
+"""What does one training step of the full-size models cost on a TPU pod, with MAPS and without?
+
+    python -m benchmarks.tpu_aot
+
+Compiles the real step of `maps-vla finetune` with the real TPU compiler, for pods that are not here: `libtpu` describes
+their topology, shapes stand for arrays, nothing runs. Memory, bytes accessed, FLOPs and collectives are the compiler's
+own and repeat to the byte. Rows that `results.json` has from this version of the sources are not compiled again.
+Needs `pip install -e '.[vla,tpu]'`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Before JAX looks for a TPU.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+
+import maps_optax as mx  # noqa: E402
+from benchmarks.tpu_aot.hlo import collectives  # noqa: E402
+from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig  # noqa: E402
+from octo_integration.model.sizes import CONFIGS  # noqa: E402
+from octo_integration.model.vla import VLA  # noqa: E402
+from octo_integration.train import sharding  # noqa: E402
+from octo_integration.train.setup import model_shapes  # noqa: E402
+from octo_integration.train.step import TrainState, abstract_state, make_loss, make_optimizer, make_train_step  # noqa: E402
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[1]
+MIB, GIB = 2**20, 2**30
+
+
+class Pod(NamedTuple):
+    """A TPU pod slice: libtpu's name of its topology, and the memory of a chip in bytes."""
+
+    topology: str
+    memory: int
+
+
+PODS = {
+    "v5e-16": Pod("v5e:4x4", 16 * GIB),
+    "v5e-256": Pod("v5e:16x16", 16 * GIB),
+    "v5p-128": Pod("v5p:4x4x4", 95 * GIB),  # named after its 128 cores, two on a chip
+}
+HOLDS = {
+    "adam": MapsConfig(method="adam"),
+    "maps": MapsConfig(),
+    "maps, bf16 anchor": MapsConfig(anchor_dtype="bfloat16"),
+    "maps, host anchor": MapsConfig(anchor_memory="pinned_host"),
+}
+# Parameters with fewer elements may stay whole on every chip.
+LARGE = 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compiles one training step for pods that are not here.
+
+    python -m benchmarks.tpu_aot --models openvla --pods v5e-256
+    """
+
+    models: tuple[str, ...] = ("mini", "openvla")
+    """Names of model configurations."""
+    pods: tuple[str, ...] = tuple(PODS)
+    """Pod slices."""
+    holds: tuple[str, ...] = tuple(HOLDS)
+    """What holds the weights, and where its anchor lives."""
+    fsdp: int = 64
+    """Chips that share one copy of the parameters (all of a smaller pod)."""
+    batch: int = 256
+    """Global batch in samples."""
+    out: Path = HERE / "results.json"
+    """Where the rows go."""
+
+
+def main(config: Config) -> None:
+    """Compiles what is not there yet, row by row, and prints the table."""
+    version = _version()
+    rows = json.loads(config.out.read_text())["rows"] if config.out.exists() else []
+    cases = [(m, p, h) for m in config.models for p in config.pods for h in config.holds]
+    for model, pod, hold in cases:
+        key = {"model": model, "pod": pod, "hold": hold, "batch": config.batch, "version": version}
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        print(f"compiling {model} for {pod}, {hold} ...", flush=True)
+        row = {**key, **measure(model, pod, hold, config)}
+        rows = [r for r in rows if (r["model"], r["pod"], r["hold"], r["batch"]) != (model, pod, hold, config.batch)]
+        rows = sorted(
+            [*rows, row], key=lambda r: (r["model"], list(PODS).index(r["pod"]), list(HOLDS).index(r["hold"]))
+        )
+        config.out.write_text(json.dumps({"versions": _packages(), "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+def measure(name: str, pod: str, hold: str, config: Config) -> dict[str, Any]:
+    """One row: bytes per chip, FLOPs per chip and collectives of the compiled step, or why it does not compile."""
+    maps = HOLDS[hold]
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=PODS[pod].topology).devices
+    mesh = sharding.make_mesh(MeshConfig(fsdp=min(config.fsdp, len(devices))), list(devices))
+    tx = make_optimizer(OptimizerConfig(), maps, mx.presets.vla())
+    like = abstract_state(model_shapes(name), tx, mesh, LARGE, maps.anchor_memory)
+    step = make_train_step(make_loss(VLA(CONFIGS[name])), tx, like, mesh, seed=0)
+    row = {"chips": len(devices), "mesh": dict(mesh.shape), **components(like)}
+    start = time.perf_counter()
+    try:
+        compiled = step.lower(like, abstract_batch(name, config.batch, mesh)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {**row, "error": str(error).splitlines()[0]}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        **row,
+        "arguments": memory.argument_size_in_bytes,
+        "host": memory.host_argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+        "peak": held + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "collectives": collectives(compiled.as_text()),
+        "compile_seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def components(like: TrainState) -> dict[str, int]:
+    """Bytes per chip of parameters, Adam's moments and anchor, and the largest parameter that is not split."""
+    shards = {"params": _bytes(like.params), "moments": 0, "anchor": 0}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(like.opt_state)[0]:
+        names = {getattr(key, "name", "") for key in path}
+        if "anchor" in names:
+            shards["anchor"] += _bytes(leaf)
+        elif names & {"mu", "nu"}:
+            shards["moments"] += _bytes(leaf)
+    whole = [x.size for x in jax.tree.leaves(like.params) if x.sharding.is_fully_replicated]
+    return {**shards, "largest_whole_parameter": max(whole, default=0)}
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def abstract_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The device form of a batch of `size` samples as shapes on the mesh."""
+    vla = CONFIGS[name]
+    place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
+    side, length = vla.image_size, vla.instruction_length
+    return {
+        "observation": {
+            "image_primary": place((size, 1, side, side, 3), np.uint8),
+            "proprio": place((size, 1, vla.proprio_dim), np.float32),
+            "timestep_pad_mask": place((size, 1), bool),
+        },
+        "task": {"tokens": place((size, length), np.int32), "mask": place((size, length), bool)},
+        "action": place((size, vla.chunk, vla.action_dim), np.float32),
+        "action_pad_mask": place((size, vla.chunk, vla.action_dim), bool),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown; sizes are per chip."""
+    head = (
+        "| model | pod | data x fsdp | weights held by | params | moments | θ0 | temporaries | peak, GiB | fits |"
+        " FLOPs | bytes accessed | collectives, of MAPS |"
+    )
+    lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
+    for row in rows:
+        mesh = f"{row['mesh']['data']} x {row['mesh']['fsdp']}"
+        sizes = [f"{row[name] / MIB:,.0f}" for name in ("params", "moments", "anchor")]
+        start = [row["model"], row["pod"], mesh, row["hold"], *sizes]
+        if "error" in row:
+            lines.append(f"| {' | '.join(start)} | – | – | no | – | – | – |")
+            continue
+        base = next((r for r in rows if _same(r, row) and r["hold"] == "adam" and "error" not in r), None)
+        fits = "yes" if row["peak"] < PODS[row["pod"]].memory else "no"
+        own = "–" if base is None else sum(row["collectives"].values()) - sum(base["collectives"].values())
+        cells = [
+            *start,
+            f"{row['temporaries'] / MIB:,.0f}",
+            f"{row['peak'] / GIB:.2f}",
+            fits,
+            f"{row['flops'] / 1e12:.2f} T",
+            f"{row['bytes_accessed'] / GIB:.1f} GiB",
+            f"{sum(row['collectives'].values())}, {own}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(a[name] == b[name] for name in ("model", "pod", "batch"))
+
+
+def _version() -> str:
+    """Hash of the sources that decide what is compiled."""
+    digest = hashlib.sha256()
+    for folder in ("maps_optax", "octo_integration/model", "octo_integration/train"):
+        for file in sorted((SOURCES / folder).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _packages() -> dict[str, str]:
+    names = ("jax", "libtpu", "flax", "optax")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
