@@ -81,8 +81,17 @@ class MeshConfig:
     """Devices along the axis that splits heads and hidden units; -1: all that the others leave."""
     min_size: int = 2**16
     """Parameters with fewer elements than this are kept whole on every device."""
-    distributed: bool = False
-    """Several processes: call jax.distributed.initialize (it reads the cluster's environment) before anything else."""
+    distributed: Literal["off", "auto", "explicit"] = "off"
+    """Several processes: auto finds the others in the environment (Slurm, Kubernetes, Open MPI, Cloud TPU pods),
+    explicit by the next three fields."""
+    coordinator: str | None = None
+    """host:port of process 0, the same for all (explicit); default: MAPS_COORDINATOR."""
+    processes: int | None = None
+    """How many processes there are (explicit); default: MAPS_PROCESSES."""
+    process: int | None = None
+    """Which of them this is, from 0 (explicit); default: MAPS_PROCESS."""
+    timeout: int = 120
+    """Seconds that the processes wait for each other at the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +147,7 @@ class FinetuneConfig:
             "eval_every": self.eval_every,
             "save_every": self.save_every,
             "keep": self.keep,
+            "mesh.timeout": self.mesh.timeout,
         }
         for name, value in at_least_one.items():
             if value < 1:

@@ -6,6 +6,7 @@ theta0 is the pretrained weights file that the run's config names, so a checkpoi
 """
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -35,44 +36,71 @@ TEMPORARY = "*.orbax-checkpoint-tmp*"
 
 
 def open_checkpoints(directory: Path, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints of a run, newest `keep` of them; leftovers of a killed save are removed.
-
-    Saving blocks until the files are in place, so that an error stops the run at the step it belongs to.
-    """
+    """The checkpoints of a run, newest `keep` of them; leftovers of a killed save are removed."""
     if jax.process_index() == 0:
         _remove_temporary(directory)
-    return _manager(directory, max_to_keep=keep, enable_async_checkpointing=False)
+    return _manager(directory, max_to_keep=keep, enable_async_checkpointing=True)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: TrainState, *, anchored: bool) -> None:
-    """Writes the checkpoint of `step` into a temporary folder and renames it.
+    """Copies the state to the host and goes on while threads write it: into a temporary folder, which is renamed.
+
+    After the return the state may be donated. Every process calls this and writes what its devices hold.
 
     Args:
       step: the name of the checkpoint.
       anchored: the optimizer state holds theta0 (methods maps and l2_sp), which is taken out.
 
     Raises:
-      OSError: it could not be written (full disk, say); nothing of it is left, older checkpoints are.
+      OSError: this checkpoint, or the one before, could not be written (full disk, say); nothing of it is left, older
+        checkpoints are.
     """
+    finish(manager)
     if anchored:
         state = state._replace(opt_state=mx.detach_anchor(state.opt_state))
+    with _reported(manager, step):
+        manager.save(step, args=ocp.args.PyTreeSave(_nest(_named(state))), force=True)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Waits until the last checkpoint is in place.
+
+    Raises:
+      OSError: it could not be written, as for `save`.
+    """
+    with _reported(manager, manager.latest_step()):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def finishing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """`finish` at the end of the context, whether it ends well or not: nothing half-written is left behind."""
+    try:
+        yield
+    finally:
+        finish(manager)
+
+
+@contextlib.contextmanager
+def _reported(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
+    """Makes one OSError of whatever the storage library raises while it writes `step`, and clears up after it."""
     reason = None
-    with _quiet():
-        try:
-            manager.save(step, args=ocp.args.PyTreeSave(_nest(_named(state))), force=True)
-            manager.wait_until_finished()
-        except Exception as error:  # Orbax hands on whatever the storage library raised
-            reason = _reason(error)
-        if reason is not None:  # the other writers fail too, and tell so when they are collected
-            time.sleep(SETTLE)
-            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                gc.collect()
-    if reason is not None:
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error)
+    if reason is None:
+        return
+    time.sleep(SETTLE)  # the other writers fail too, and tell so when they are collected
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        gc.collect()
+    if jax.process_index() == 0:
         _remove_temporary(Path(manager.directory))
-        raise OSError(
-            f"cannot write checkpoint {manager.directory}/{step}: {reason}; make room or choose another --out; the "
-            f"last complete checkpoint is {manager.latest_step()}."
-        )
+    manager.reload()  # it has already forgotten older checkpoints, which the new one should have replaced
+    raise OSError(
+        f"cannot write checkpoint {manager.directory}/{step}: {reason}; make room or choose another --out; the "
+        f"last complete checkpoint is {manager.latest_step()}."
+    )
 
 
 def restore(
@@ -154,12 +182,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:
-    with _quiet():
-        return ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(**options),
-            item_handlers=ocp.PyTreeCheckpointHandler(),
-        )
+    _hush()
+    return ocp.CheckpointManager(
+        directory.absolute(),
+        options=ocp.CheckpointManagerOptions(**options),
+        item_handlers=ocp.PyTreeCheckpointHandler(),
+    )
 
 
 def _remove_temporary(directory: Path) -> None:
@@ -199,8 +227,7 @@ def _rebuild(like: Tree, named: Named) -> Tree:
 
 
 def _saved_leaves(manager: ocp.CheckpointManager, step: int) -> Named:
-    with _quiet():
-        metadata = manager.item_metadata(step)
+    metadata = manager.item_metadata(step)
     return _named(metadata.tree)
 
 
@@ -231,8 +258,7 @@ def _read(manager: ocp.CheckpointManager, step: int, wanted: Named) -> Named:
         restore_args=ocp.checkpoint_utils.construct_restore_args(item),
         partial_restore=True,
     )
-    with _quiet():
-        return _named(manager.restore(step, args=arguments))
+    return _named(manager.restore(step, args=arguments))
 
 
 def _reason(error: BaseException) -> str:
@@ -241,24 +267,21 @@ def _reason(error: BaseException) -> str:
     return match.group(1) if match else " ".join(str(error).split())[-300:]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps tracebacks of errors that we report in one line off stderr: Orbax and asyncio log them, and writers
-    that fail after the first one find its event loop closed.
+def _hush() -> None:
+    """Keeps tracebacks of errors that we report in one line off stderr, whichever thread they come from: Orbax and
+    asyncio log them, and writers that fail after the first one find its event loop closed.
     """
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-    levels = [logger.level for logger in loggers]
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_worth_telling)
+    if getattr(sys.unraisablehook, "func", None) is not _unraisable:
+        sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
 
-    def unraisable(problem: Any) -> None:
-        if not (isinstance(problem.exc_value, RuntimeError) and "loop is closed" in str(problem.exc_value)):
-            hook(problem)
 
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = unraisable
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        sys.unraisablehook = hook
+def _worth_telling(record: logging.LogRecord) -> bool:
+    told = "orbax" in record.pathname or "exception was never retrieved" in record.getMessage()
+    return not told
+
+
+def _unraisable(hook: Callable[[Any], object], problem: Any) -> None:
+    if not (isinstance(problem.exc_value, RuntimeError) and "loop is closed" in str(problem.exc_value)):
+        hook(problem)

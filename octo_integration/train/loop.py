@@ -22,7 +22,7 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, sharding
+from octo_integration.train import checkpoint, distributed, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
@@ -78,6 +78,7 @@ class _Run(NamedTuple):
     out: Path
     built: Built
     mesh: Mesh
+    share: tuple[int, int]
     theta0: Tree
     predict: Predict
     layer_metrics: Callable[[Tree], dict[str, jax.Array]]
@@ -92,10 +93,10 @@ def finetune(config: FinetuneConfig) -> Outcome:
       FloatingPointError: loss or gradient became NaN or inf; names the step. Checkpoints before it are kept.
       OSError: a checkpoint could not be written.
     """
-    if config.mesh.distributed:
-        jax.distributed.initialize()
+    distributed.start(config.mesh)
     out = Path(config.out)
     mesh = sharding.make_mesh(config.mesh)
+    share = sharding.batch_share(config.data.batch_size, mesh)
     _check_same_run(out, config)
     built = build(config, data.compute_statistics(config.data, cache_directory()))
     for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
@@ -125,7 +126,8 @@ def finetune(config: FinetuneConfig) -> Outcome:
         out=out,
         built=built,
         mesh=mesh,
-        theta0=theta0,
+        share=share,
+        theta0=_parked(theta0, like.params),
         predict=make_predict(built, mesh),
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
@@ -140,7 +142,11 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
     pending: list[Metrics] = []
     done, stop = start, None
     name = f"{config.model} {config.maps.method}"
-    with interrupts() as request, open_log(run.out, start=start, steps=steps, name=name) as log:
+    with (
+        interrupts() as request,
+        open_log(run.out, start=start, steps=steps, name=name) as log,
+        checkpoint.finishing(run.manager),
+    ):
         clock = time.perf_counter()
         while done < steps and stop is None:
             for _ in range(accumulate):
@@ -181,9 +187,8 @@ def _agreed(request: Request, *, at_log_step: bool) -> int | None:
 
 
 def _device_batches(run: _Run, consumed: int) -> Iterator[Tree]:
-    shard = (jax.process_index(), jax.process_count())
     batches = data.train_batches(
-        run.config.data, run.built.statistics, seed=run.config.seed, start=consumed, shard=shard
+        run.config.data, run.built.statistics, seed=run.config.seed, start=consumed, shard=run.share
     )
     for batch in batches:
         yield sharding.put_local(run.built.device_form(batch), run.mesh)
@@ -196,6 +201,7 @@ def _check_finite(pending: list[Metrics], done: int, run: _Run) -> None:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 step = first + i // run.config.optimizer.accumulate
+                checkpoint.finish(run.manager)
                 raise FloatingPointError(
                     f"{name} is {float(value)} at step {step}; the run stops. The last good checkpoint is "
                     f"{run.manager.latest_step()} in {run.out}; lower optimizer.lr or look at the data, and resume."
@@ -216,13 +222,14 @@ def _save(run: _Run, state: TrainState, done: int) -> None:
     checkpoint.save(run.manager, done, state, anchored=config.maps.method != "adam")
     lambda_max, schedule = _strength(config)
     slices = mx.slices(layers, run.theta0, schedule)
-    rows = drift(state.params, jax.device_put(run.theta0, _shardings(state.params)), slices, lambda_max)
+    rows = drift(state.params, run.theta0, slices, lambda_max)
     if jax.process_index() == 0:
         write_drift(run.out / "drift.json", rows, label=_label(config), step=done)
 
 
-def _shardings(params: Tree) -> Tree:
-    return jax.tree.map(lambda x: x.sharding, params)
+def _parked(theta0: Tree, like: Tree) -> Tree:
+    """theta0 in host memory, in the shards of the parameters: it is only read when a checkpoint's drift is measured."""
+    return jax.device_put(theta0, jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), like))
 
 
 def _strength(config: FinetuneConfig) -> tuple[float, str]:

@@ -141,18 +141,48 @@ def anchors_in(shardings: Tree, memory_kind: str) -> Tree:
     return jax.tree.map(move, shardings, is_leaf=lambda node: isinstance(node, mx.SPDState))
 
 
-def put_local(batch: Mapping[str, Any], mesh: Mesh) -> Tree:
-    """Puts each process's share of a batch on the mesh, split over its examples.
+def batch_share(batch_size: int, mesh: Mesh) -> tuple[int, int]:
+    """(index, count): this process works on the index-th of `count` equal parts of every batch.
+
+    Processes that differ in the tensor axis alone work on the same rows, so count may be below the process count.
 
     Raises:
-      ValueError: the batch size is not divisible by mesh.data x mesh.fsdp.
+      ValueError: the batch cannot be split over mesh.data x mesh.fsdp, or the mesh gives this process rows that do not
+        follow each other.
     """
-    sharding = batch_sharding(mesh)
-    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-    if rows % batch_parts(mesh):
+    if batch_size % batch_parts(mesh):
         raise ValueError(
-            f"batch of {rows} examples cannot be split into the {batch_parts(mesh)} parts of mesh.data x mesh.fsdp; "
-            "make data.batch_size a multiple of it."
+            f"data.batch_size is {batch_size}, which cannot be split into the {batch_parts(mesh)} parts of mesh.data x "
+            "mesh.fsdp; give a multiple of it."
+        )
+    parts = _local_parts(mesh)
+    if parts[-1] - parts[0] != len(parts) - 1 or parts[0] % len(parts) or batch_parts(mesh) % len(parts):
+        raise ValueError(
+            f"mesh: process {jax.process_index()} would work on parts {parts} of every batch, which do not follow each "
+            "other; give a mesh.tensor that divides the devices of a process, or is a multiple of them."
+        )
+    return parts[0] // len(parts), batch_parts(mesh) // len(parts)
+
+
+def _local_parts(mesh: Mesh) -> list[int]:
+    """Which of the `batch_parts` this process's devices work on, in order."""
+    parts = batch_parts(mesh)
+    places = batch_sharding(mesh).addressable_devices_indices_map((parts,))
+    return sorted({index[0].indices(parts)[0] for index in places.values() if index is not None})
+
+
+def put_local(batch: Mapping[str, Any], mesh: Mesh) -> Tree:
+    """Puts each process's share of a batch (see `batch_share`) on the mesh, split over its examples.
+
+    Raises:
+      ValueError: the rows cannot be split over this process's part of mesh.data x mesh.fsdp.
+    """
+    sharding, parts = batch_sharding(mesh), len(_local_parts(mesh))
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % parts:
+        raise ValueError(
+            f"{rows} examples cannot be split into the {parts} parts of mesh.data x mesh.fsdp here; make the batch "
+            f"size a multiple of {batch_parts(mesh)}."
         )
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from octo_integration.config import MapsConfig, OptimizerConfig
@@ -33,8 +35,13 @@ class Trainer:
             self.state, _ = self.machine.step(self.state, micro.batch(i))
         return self
 
-    def save(self, step: int) -> "Trainer":
+    def begin_to_save(self, step: int) -> "Trainer":
         checkpoint.save(self.manager, step, self.state, anchored=self.anchored)
+        return self
+
+    def save(self, step: int) -> "Trainer":
+        self.begin_to_save(step)
+        checkpoint.finish(self.manager)
         return self
 
     def restore(self, step: int) -> "Trainer":
@@ -122,6 +129,42 @@ def test_the_newest_are_kept_and_leftovers_of_a_kill_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
 
 
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, monkeypatch):
+    finalize, may_end = ocp.PyTreeCheckpointHandler.finalize, threading.Event()
+
+    def late(*args, **kwargs):
+        may_end.wait(60)
+        return finalize(*args, **kwargs)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", late)
+    run = Trainer(tmp_path).train(0, 4)
+    at_the_save = jax.tree.map(np.array, run.state)
+    run.begin_to_save(4).train(4, 8)  # which donates the buffers that are being saved
+    with pytest.raises(FileNotFoundError, match="there are: none"):
+        checkpoint.restore_params(tmp_path, jax.eval_shape(lambda: micro.params()))
+    may_end.set()
+    checkpoint.finish(run.manager)
+    assert_same(Trainer(tmp_path).restore(4).state, at_the_save)
+
+
+def test_nothing_is_lost_when_the_newest_cannot_be_written(tmp_path, monkeypatch):
+    run = Trainer(tmp_path)
+    run.manager = checkpoint.open_checkpoints(tmp_path, keep=1)
+    run.train(0, 1).save(1)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.PyTreeCheckpointHandler, "finalize", full)
+        run.begin_to_save(2)
+        with pytest.raises(OSError, match=r"/2: No space left on device; .* last complete checkpoint is 1"):
+            checkpoint.finish(run.manager)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    run.save(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
@@ -131,7 +174,9 @@ run = Trainer(directory).train(0, 1).save(1)
 run.train(1, 2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    run.save(2)
+    run.begin_to_save(2).train(2, 3)
+    print("went on")
+    run.begin_to_save(3)
 except OSError as error:
     print(error)
 """
@@ -146,8 +191,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     message = done.stdout.splitlines()
-    assert len(message) == 1 and f"cannot write checkpoint {tmp_path}/2: File too large" in message[0]
-    assert "the last complete checkpoint is 1" in message[0]
+    assert len(message) == 2 and message[0] == "went on"
+    assert f"cannot write checkpoint {tmp_path}/2: File too large" in message[1]
+    assert "the last complete checkpoint is 1" in message[1]
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     Trainer(tmp_path).restore(1)
 

@@ -1,0 +1,96 @@
+"""Runs of several real processes on one machine: `python peers.py SESSIONS`.
+
+A session is {"processes": n, "devices": of each, "jobs": [...]}; a job, one run of `loop.finetune`, is {"out": folder,
+"mesh": fields of MeshConfig, "sees": how many of the devices it uses, "stop": after how many steps the last process is
+sent SIGTERM, or null, "copy": where the folder is copied afterwards, or null}. Processes are forked before JAX starts,
+because importing everything takes as long as a run.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import jax
+
+from octo_integration.config import FinetuneConfig, MeshConfig, OptimizerConfig
+from octo_integration.data import DataConfig
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.train import logs, loop, sharding
+from octo_integration.train.distributed import VARIABLES
+from tests.octo_integration.train import micro_vla
+
+STEPS = 50
+LOG_EVERY = 5
+CONFIGS["micro"] = dataclasses.replace(micro_vla.CONFIG, dinov2=None)
+advance, make_mesh = logs.RunLog.advance, sharding.make_mesh
+
+
+def config(job: dict[str, Any]) -> FinetuneConfig:
+    return FinetuneConfig(
+        out=job["out"],
+        model="micro",
+        weights=None,
+        data=DataConfig(batch_size=8),
+        optimizer=OptimizerConfig(lr=3e-4, warmup=5, steps=STEPS),
+        mesh=MeshConfig(**job["mesh"], min_size=1024),
+        eval_splits=(),
+        log_every=LOG_EVERY,
+        save_every=STEPS,
+    )
+
+
+def finetune(job: dict[str, Any]) -> None:
+    steps = itertools.count(1)
+
+    def count(log: logs.RunLog) -> None:
+        advance(log)
+        if next(steps) == job["stop"] and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    logs.RunLog.advance = count  # type: ignore[method-assign]
+    sharding.make_mesh = lambda mesh: make_mesh(mesh, jax.devices()[: job["sees"]])
+    outcome = loop.finetune(config(job))
+    assert outcome.signal == (None if job["stop"] is None else signal.SIGTERM), outcome
+    if job["copy"] and jax.process_index() == 0:
+        shutil.copytree(job["out"], job["copy"])
+
+
+def child(session: dict[str, Any], process: int, port: int) -> None:
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={session['devices']} --xla_backend_optimization_level=0"
+    )
+    values = (f"localhost:{port}", session["processes"], process)
+    os.environ |= {name: str(value) for name, value in zip(VARIABLES.values(), values, strict=True)}
+    for job in session["jobs"]:
+        finetune(job)
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+
+
+def start(session: dict[str, Any], process: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        child(session, process, port)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    for each in json.loads(sys.argv[1]):
+        with socket.create_server(("", 0)) as server:
+            free = server.getsockname()[1]
+        children = [start(each, process, free) for process in range(each["processes"])]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        assert not any(codes), codes

@@ -1,0 +1,94 @@
+"""Runs over 8 devices, 2 and 4 processes are the run on one device; a run may change between them on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.train.policy import load_run
+from tests.octo_integration.train import peers
+
+ROOT = Path(__file__).parents[3]
+STOPPED = 20  # by SIGTERM to one of two processes; a single process then goes on
+HANDED_ON = 15  # steps later, to four processes
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of the runs one, eight, two, four and moved (2 processes, then 1, then 4)."""
+    root = tmp_path_factory.mktemp("processes")
+
+    def job(out: str, sees: int, stop: int | None = None, copy: str | None = None, **mesh):
+        copied = None if copy is None else str(root / copy)
+        return {"out": str(root / out), "mesh": mesh, "sees": sees, "stop": stop, "copy": copied}
+
+    several = {"distributed": "explicit"}
+    sessions = [
+        {
+            "processes": 2,
+            "devices": 2,
+            "jobs": [job("two", 4, STOPPED, "moved", fsdp=4, **several), job("two", 4, fsdp=4, **several)],
+        },
+        {
+            "processes": 1,
+            "devices": 8,
+            "jobs": [job("one", 1), job("moved", 4, HANDED_ON, fsdp=4), job("eight", 8, 10, data=2, fsdp=2, tensor=2)],
+        },
+        {
+            "processes": 4,
+            "devices": 1,
+            "jobs": [job("moved", 4, fsdp=2, **several), job("four", 4, fsdp=2, **several)],
+        },
+    ]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "XDG_CACHE_HOME": str(root / "statistics"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.octo_integration.train.peers", json.dumps(sessions)],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def losses(run: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), a, b)
+
+
+@pytest.mark.parametrize("name", ["two", "four", "moved"])
+def test_processes_train_like_one(runs, name, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "micro", peers.CONFIGS["micro"])
+    one, many = losses(runs / "one"), losses(runs / name)
+    assert list(many) == list(range(peers.LOG_EVERY, peers.STEPS + 1, peers.LOG_EVERY))
+    assert_close(many, one)
+    assert_close(load_run(runs / name).params, load_run(runs / "one").params)
+
+
+def test_eight_devices_on_three_axes_train_like_one(runs):
+    eight = losses(runs / "eight")
+    assert list(eight) == [5, 10]
+    assert_close(eight, {step: losses(runs / "one")[step] for step in eight})
+
+
+def test_every_process_writes_its_shards_and_the_first_the_rest(runs):
+    saved = runs / "four" / "checkpoints" / str(peers.STEPS)
+    assert sorted(path.name for path in saved.glob("**/ocdbt.process_*")) == [f"ocdbt.process_{i}" for i in range(4)]
+    (events,) = (runs / "four").glob("events.out.tfevents*")
+    assert events.stat().st_size > 0
+    assert not list((runs / "four" / "checkpoints").glob("*tmp*"))
