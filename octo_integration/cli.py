@@ -54,6 +54,8 @@ class InspectConfig:
     """Strength at the first layer of the stack."""
     schedule: str = "linear"
     """linear, cosine, constant, exponential or step."""
+    variant: str = "paper"
+    """paper: the formula, last layer 0; released: the authors' script."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def inspect(config: InspectConfig) -> int:
     from octo_integration.train.setup import model_shapes
 
     shapes = model_shapes(config.model, config.head)
-    print(mx.describe(mx.presets.vla(), shapes, config.lambda_max, config.schedule))
+    print(mx.describe(mx.presets.vla(config.variant), shapes, config.lambda_max, config.schedule))
     return 0
 
 
@@ -191,6 +193,22 @@ def pretrain(config: Any) -> int:
     return 0
 
 
+def import_weights(config: Any) -> int:
+    """Reads published weights."""
+    from octo_integration.exchange import run_import
+
+    print(run_import(config))
+    return 0
+
+
+def export_weights(config: Any) -> int:
+    """Writes weights as safetensors."""
+    from octo_integration.exchange import run_export
+
+    print(run_export(config))
+    return 0
+
+
 def plot(config: PlotConfig) -> int:
     """Draws the drift figure."""
     from octo_integration.plot import plot_drift
@@ -212,6 +230,12 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         "show the strength of every layer of a model, before any training", f"{HERE}.cli:InspectConfig", inspect
     ),
+    "import": Command(
+        "read published weights: DINOv2, SigLIP, CLIP, T5, Qwen2.5, Llama-2, Prismatic",
+        f"{HERE}.exchange:ImportConfig",
+        import_weights,
+    ),
+    "export": Command("write weights as safetensors", f"{HERE}.exchange:ExportConfig", export_weights),
     "collect": Command(
         "record demonstrations of Meta-World's scripted experts as RLDS",
         f"{HERE}.data.collect:CollectConfig",

@@ -29,7 +29,7 @@ from octo_integration import data
 from octo_integration.config import FinetuneConfig
 from octo_integration.train.demo import DemoConfig, run_config
 from octo_integration.train.loop import cache_directory
-from octo_integration.train.setup import Built, build, initial_params
+from octo_integration.train.setup import Built, abstract_params, build, initial_params
 from octo_integration.train.step import learning_rate, make_loss
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -54,7 +54,7 @@ def main(config: Config) -> dict[str, Any]:
     """Runs the comparison, prints it and writes it to `config.out`."""
     run = run_config(config.job, "maps")
     built = build(run, data.compute_statistics(run.data, cache_directory()))
-    theta0 = initial_params(run, built)
+    theta0 = initial_params(run, built, abstract_params(run, built))
     lr = run.optimizer.lr if config.constant_lr else learning_rate(run.optimizer)
     adam = optax.adam(lr)
     maps = mx.maps(built.layers, config.job.lambda_max)

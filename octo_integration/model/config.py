@@ -199,7 +199,7 @@ class VLAConfig:
       cameras: names of the images of an observation; camera "wrist" is observation["image_wrist"].
       goal: the task may hold a goal image, task["image_primary"].
       tokenizer: "bytes", or a Hugging Face tokenizer.json (its path) that fits the language model or t5.
-      prompt: what the language model is told; "{instruction}" stands for the instruction, in lower case.
+      prompt: what the language model is told; "{instruction}" stands for the instruction.
       attention: who sees whom among the decoder's tokens: blockwise, as Octo; causal, as the language model was
         pretrained; full, as OpenVLA-OFT's parallel decoding.
       lora: adapters on the pretrained kernels.

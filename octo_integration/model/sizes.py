@@ -80,6 +80,9 @@ LLAMA2_7B = LanguageConfig(
 # google-t5/t5-base (arXiv 1910.10683), encoder.
 T5_BASE = T5Config(vocabulary=32_128, width=768, depth=12, heads=12, mlp=3072)
 
+# Of Prismatic models (openvla/prismatic/models/vlas).
+PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
+
 CONFIGS: dict[str, VLAConfig] = {
     # Runs on a laptop; its weights are shipped.
     "tiny": VLAConfig(
@@ -138,6 +141,7 @@ CONFIGS: dict[str, VLAConfig] = {
         proprio_dim=7,
         chunk=8,
         head=HeadConfig(hidden=896),
+        prompt=PROMPT,
         dtype="bfloat16",
         remat="dots",
     ),
@@ -152,6 +156,7 @@ CONFIGS: dict[str, VLAConfig] = {
         proprio_dim=8,
         chunk=8,
         head=HeadConfig(hidden=4096),
+        prompt=PROMPT,
         dtype="bfloat16",
         remat="full",
     ),

@@ -111,6 +111,7 @@ def restore(
     fresh: Callable[[], TrainState],
     *,
     anchored: bool,
+    anchor_memory: str = "device",
 ) -> TrainState:
     """The state saved at `step`, with theta0 attached again.
 
@@ -122,6 +123,7 @@ def restore(
       pretrained: theta0, a tree like params, sharded as the anchor shall be.
       fresh: makes the state of step 0; called only if the checkpoint was made under another method.
       anchored: as for `save`.
+      anchor_memory: of `MapsConfig`.
 
     Raises:
       ValueError: the checkpoint is of another model or optimizer (names the first leaf that differs), or theta0 is not
@@ -136,7 +138,8 @@ def restore(
         _check_same(saved, wanted, where)
         state = _rebuild(like, _read(manager, step, wanted))
         if anchored:
-            state = state._replace(opt_state=mx.attach_anchor(state.opt_state, pretrained))
+            kind = None if anchor_memory == "device" else anchor_memory
+            state = state._replace(opt_state=mx.attach_anchor(state.opt_state, pretrained, memory_kind=kind))
         return state
     saved = {path: leaf for path, leaf in saved.items() if path not in held[0]}
     wanted = {path: leaf for path, leaf in wanted.items() if path not in held[1]}

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,15 @@ from octo_integration.train import checkpoint, distributed, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
-from octo_integration.train.setup import Built, Predict, build, initial_params, make_predict
+from octo_integration.train.setup import (
+    Built,
+    Predict,
+    abstract_params,
+    build,
+    find_tokenizer,
+    initial_params,
+    make_predict,
+)
 from octo_integration.train.step import (
     Metrics,
     TrainState,
@@ -36,7 +45,6 @@ from octo_integration.train.step import (
     make_loss,
     make_optimizer,
     make_train_step,
-    shardings_of,
 )
 
 Tree = Any
@@ -101,10 +109,11 @@ def finetune(config: FinetuneConfig) -> Outcome:
     built = build(config, data.compute_statistics(config.data, cache_directory()))
     for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
         data.eval_batches(config.data, built.statistics, split=split)
-    theta0 = initial_params(config, built)
     tx = make_optimizer(config.optimizer, config.maps, built.layers)
-    like = abstract_state(theta0, tx, mesh, config.mesh.min_size)
-    _say(_strength_table(config, built, theta0))
+    shapes = abstract_params(config, built)
+    like = abstract_state(shapes, tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
+    _say(_strength_table(config, built, shapes))
+    theta0 = initial_params(config, built, like.params)
     manager = checkpoint.open_checkpoints(out / "checkpoints", config.keep)
     start = manager.latest_step() or 0
     if start:
@@ -112,9 +121,10 @@ def finetune(config: FinetuneConfig) -> Outcome:
             manager,
             start,
             like,
-            jax.device_put(theta0, shardings_of(like.params)),
+            theta0,
             lambda: init_state(theta0, tx, like),
             anchored=config.maps.method != "adam",
+            anchor_memory=config.maps.anchor_memory,
         )
         _say(f"resumed {out} at step {start} of {config.optimizer.steps}")
     else:
@@ -294,9 +304,11 @@ def _check_same_run(out: Path, config: FinetuneConfig) -> None:
 
 
 def _describe_run(out: Path, config: FinetuneConfig, built: Built) -> None:
-    """config.json with the versions in use, and statistics.json: what a policy needs beside the checkpoint."""
+    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     checkpoint.write_json(out / "config.json", {**to_dict(config), "versions": versions})
+    if (tokenizer := find_tokenizer(config)) is not None:
+        shutil.copyfile(tokenizer, out / tokenizer.name)
     checkpoint.write_json(out / "statistics.json", json.loads(built.statistics.to_json()))
 
 

@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import Statistics
-from octo_integration.model import tokenizer
 from octo_integration.model.config import FRESH, HeadKind, VLAConfig
 from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
 from octo_integration.train.step import to_device_form
+from octo_integration.weights.imported import PROVENANCE, TOKENIZER, restore
 from octo_integration.weights.store import load_params
 
 Tree = Any
@@ -38,8 +39,11 @@ class Built(NamedTuple):
     device_form: Callable[[Batch], dict[str, Any]]
 
 
-def build(config: FinetuneConfig, statistics: Statistics) -> Built:
+def build(config: FinetuneConfig, statistics: Statistics, run: Path | None = None) -> Built:
     """The model that `config` names, with the input and output sizes of its data set.
+
+    Args:
+      run: directory of a run, whose tokenizer.json is then used; default: that of `config.weights`.
 
     Raises:
       ValueError: no such model; names those that there are.
@@ -54,7 +58,9 @@ def build(config: FinetuneConfig, statistics: Statistics) -> Built:
         goal=config.data.goal,
         dtype=config.compute_dtype,
     )
-    tokenize = functools.partial(tokenizer.tokenize, length=vla.instruction_length)
+    found = find_tokenizer(config) if run is None else run / TOKENIZER
+    spec = str(found) if found is not None and found.is_file() else vla.tokenizer
+    tokenize = load_tokenizer(spec, vla.instruction_length, vla.prompt, (vla.t5 or vla.language).vocabulary)
     form = functools.partial(to_device_form, tokenize=tokenize)
     return Built(VLA(vla), mx.presets.vla(), statistics, form)
 
@@ -98,21 +104,47 @@ def _init(model: VLA, window: int, seed: int) -> Tree:
     return model.init(jax.random.key(seed), observation, task)["params"]
 
 
-def initial_params(config: FinetuneConfig, built: Built) -> Tree:
-    """theta0 on the host: pretrained modules from `config.weights`, fresh ones from `config.seed`.
+def find_tokenizer(config: FinetuneConfig) -> Path | None:
+    """The tokenizer.json that came with imported weights, or None."""
+    path = None if config.weights is None else Path(config.weights) / TOKENIZER
+    return path if path is not None and path.is_file() else None
+
+
+def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
+    """theta0: pretrained modules from `config.weights`, fresh ones from `config.seed`, placed as `like` says.
+
+    Imported weights go from disk straight to their devices, and only fresh modules are computed.
+
+    Args:
+      like: the parameters as `jax.ShapeDtypeStruct`s, with shardings or without.
 
     Raises:
       FileNotFoundError, ValueError: the weights are not there, or not of this model.
     """
-    params = jax.device_get(jax.jit(functools.partial(init_params, config, built))())
-    if config.weights is None:
+    imported = config.weights is not None and (Path(config.weights) / PROVENANCE).is_file()
+    loaded = restore(Path(str(config.weights)), like) if imported else {}
+    shardings = {m: jax.tree.map(lambda leaf: leaf.sharding, like[m]) for m in like if m not in loaded}
+
+    @functools.partial(jax.jit, out_shardings=shardings)
+    def fresh() -> Tree:
+        params = init_params(config, built)
+        return {module: params[module] for module in shardings}
+
+    params = {**fresh(), **loaded}
+    if config.weights is None or imported:
         return params
     shipped = importlib.resources.files("octo_integration") / "assets" / f"{config.weights}.safetensors"
     with contextlib.ExitStack() as stack:
         path = Path(config.weights)
         if shipped.is_file():
             path = stack.enter_context(importlib.resources.as_file(shipped))
-        return load_params(path, params, fresh=FRESH)
+        params = load_params(path, params, fresh=FRESH)
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
+
+
+def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
+    """The parameters as `jax.ShapeDtypeStruct`s, without shardings."""
+    return jax.eval_shape(lambda: init_params(config, built))
 
 
 def make_predict(built: Built, mesh: Mesh) -> Predict:

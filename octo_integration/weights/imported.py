@@ -6,13 +6,12 @@ weights/mini/tokenizer.json   if the language model's (or T5's) directory has on
 """
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -267,51 +266,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportConfig:
-    """Reads published weights (directories of safetensors, as Hugging Face has them) into a checkpoint of ours.
-
-    maps-vla import --model mini --out weights/mini --dinov2 dinov2-large --siglip siglip-so400m --language qwen2.5-0.5b
-
-    Names of transformers 4 and 5, timm and Prismatic are known. Modules without a source stay out; fine-tuning makes
-    them anew.
-    """
-
-    out: str
-    """Directory to make."""
-    model: str = "mini"
-    """Name of the model's configuration."""
-    dinov2: str | None = None
-    """DINOv2 with registers."""
-    siglip: str | None = None
-    """SigLIP, whole or its vision tower."""
-    clip: str | None = None
-    """CLIP, whole or its vision tower."""
-    t5: str | None = None
-    """T5, whole or its encoder."""
-    language: str | None = None
-    """Qwen2.5 or Llama-2."""
-    prismatic: str | None = None
-    """A whole Prismatic checkpoint (MiniVLA, OpenVLA) with all its modules."""
-
-
-def run_import(config: ImportConfig, shapes: Callable[[str], Tree]) -> str:
-    """Imports, and says what came of it; `shapes` gives the parameters of a named model."""
-    modules = ("dinov2", "siglip", "clip", "t5", "language")
-    sources = {m: Path(path) for m in modules if (path := getattr(config, m)) is not None}
-    if config.prismatic is not None and sources:
-        raise ValueError(f"import: --prismatic has every module; leave out --{next(iter(sources))}.")
-    whole = None if config.prismatic is None else Path(config.prismatic)
-    record = import_weights(config.model, shapes(config.model), sources, Path(config.out), whole)
-    lines = []
-    for module, origin in record["modules"].items():
-        lines.append(f"{module}: {len(origin['shapes'])} tensors, {origin['format']} names")
-        reasons: dict[str, int] = {}
-        for why in origin["ignored"].values():
-            reasons[why] = reasons.get(why, 0) + 1
-        lines += [f"  {count} ignored: {why}" for why, count in reasons.items()]
-    lines.append(f"without a source, so made anew by fine-tuning: {', '.join(record['fresh']) or 'none'}")
-    lines.append(f"wrote {config.out}")
-    return "\n".join(lines)

@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.model.tokenizer import BOS, EOS, PAD, VOCABULARY, detokenize, tokenize
+from octo_integration.model.tokenizer import BOS, EOS, PAD, VOCABULARY, detokenize, load_tokenizer, tokenize
 
 
 def test_bytes_between_marks_then_padding():
@@ -29,3 +31,36 @@ def test_any_text_comes_back(text):
     tokens, _ = tokenize([text], 100)
     assert detokenize(tokens[0]) == text
     assert tokens.max() < VOCABULARY == CONFIGS["tiny"].language.vocabulary
+
+
+@pytest.fixture
+def published(tmp_path):
+    words = {"[UNK]": 0, "<s>": 1, "In": 2, ":": 3, "push": 4, "Out": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path / "tokenizer.json")
+
+
+def test_a_published_vocabulary_with_the_models_prompt(published):
+    encode = load_tokenizer(published, 9, "In: {instruction}\nOut:", vocabulary=6)
+    tokens, mask = encode(["Push it", "push"])
+    np.testing.assert_array_equal(tokens, [[1, 2, 3, 4, 0, 5, 3, 0, 0], [1, 2, 3, 4, 5, 3, 0, 0, 0]])
+    np.testing.assert_array_equal(mask.sum(1), [7, 6])
+    assert load_tokenizer(published, 3, "{instruction}", vocabulary=6)(["push push push push"])[0].shape == (1, 3)
+
+
+def test_bytes_with_a_prompt():
+    encode = load_tokenizer("bytes", 6, "<{instruction}>", vocabulary=VOCABULARY)
+    np.testing.assert_array_equal(encode(["a"])[0], tokenize(["<a>"], 6)[0])
+
+
+def test_a_tokenizer_that_cannot_be_used(published, tmp_path):
+    with pytest.raises(ValueError, match="has 6 tokens, the model's embedding 5 rows"):
+        load_tokenizer(published, 4, "{instruction}", vocabulary=5)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="is no tokenizer.json, or damaged"):
+        load_tokenizer(published, 4, "{instruction}", vocabulary=6)
+    with pytest.raises(FileNotFoundError, match="there is no tokenizer"):
+        load_tokenizer("nowhere.json", 4, "{instruction}", vocabulary=6)

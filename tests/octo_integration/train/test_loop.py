@@ -128,7 +128,8 @@ def test_drift_is_the_distance_to_the_pretrained_weights_for_every_method(straig
     for out, strength in ((straight, MapsConfig.lambda_max), (tmp_path, 0.0)):
         record = json.loads((out / "drift.json").read_text())
         rows = {row["name"]: row for row in record["tensors"]}
-        theta0 = loop.initial_params(config(out), load_run(out).built)
+        built = load_run(out).built
+        theta0 = loop.initial_params(config(out), built, loop.abstract_params(config(out), built))
         theta = saved_params(out)
         gap = np.asarray(theta["bridge"]["fc1"]["kernel"]) - theta0["bridge"]["fc1"]["kernel"]
         assert rows["bridge/fc1/kernel"]["drift"] == pytest.approx(float(np.linalg.norm(gap)), rel=1e-4)
