@@ -173,7 +173,7 @@ def test_goals_are_later_frames_of_the_episode(toy: Any) -> None:
         path=str(toy("metaworld", [6, 4])), image_size=16, goal=True, augment=False, batch_size=10, chunk=1
     )
     ahead = []
-    for batch in take(config, 20):
+    for batch in take(config, 60):
         now = batch["observation"]["image_primary"][:, 0, 0, 0, 0].astype(int) // 4
         goal = batch["task"]["image_primary"][:, 0, 0, 0].astype(int) // 4
         last = np.where(np.char.endswith(batch["task"]["instruction"].astype(str), "0"), 5, 3)
