@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.train.policy import load_run
@@ -16,7 +17,7 @@ from tests.octo_integration.train import peers
 
 ROOT = Path(__file__).parents[3]
 STOPPED = 20  # by SIGTERM to one of two processes; a single process then goes on
-HANDED_ON = 15  # steps later, to four processes
+HANDED_ON = 20  # steps later, to four processes
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,11 @@ def losses(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+def meaningful(params) -> dict:
+    """All but the biases of keys: softmax cancels them, so their gradient is rounding, which Adam makes a step of."""
+    return {path: leaf for path, leaf in flatten_dict(params, sep="/").items() if not path.endswith("attn/key/bias")}
+
+
 def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), a, b)
 
@@ -77,7 +83,7 @@ def test_processes_train_like_one(runs, name, monkeypatch):
     one, many = losses(runs / "one"), losses(runs / name)
     assert list(many) == list(range(peers.LOG_EVERY, peers.STEPS + 1, peers.LOG_EVERY))
     assert_close(many, one)
-    assert_close(load_run(runs / name).params, load_run(runs / "one").params)
+    assert_close(meaningful(load_run(runs / name).params), meaningful(load_run(runs / "one").params))
 
 
 def test_eight_devices_on_three_axes_train_like_one(runs):
