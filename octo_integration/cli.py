@@ -99,6 +99,8 @@ class EvaluateConfig:
     """Run directory of finetune."""
     step: int | None = None
     """Step of the checkpoint; default: the latest."""
+    dataset: str | None = None
+    """Of a run on a mixture, the data set in whose units the robot is."""
     tasks: tuple[str, ...] = ("reach", "push", "button-press", "drawer-close", "handle-press", "door-open")
     """Names from octo_integration/data/collect/tasks.py."""
     shifts: tuple[str, ...] = ("none",)
@@ -144,7 +146,7 @@ def evaluate(config: EvaluateConfig) -> int:
     from octo_integration.evaluate.rollout import rollout
     from octo_integration.train.policy import load_policy
 
-    policy = load_policy(Path(config.run), config.step)
+    policy = load_policy(Path(config.run), config.step, config.dataset)
     image_size = read_config(Path(config.run)).data.image_size
     results = [
         result

@@ -4,17 +4,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from octo_integration.data.config import DataConfig
-from octo_integration.data.statistics import Moments, Statistics, compute_statistics
+from octo_integration.data.mixture import member_of
+from octo_integration.data.statistics import (
+    MixtureStatistics,
+    Moments,
+    Statistics,
+    compute_statistics,
+    statistics_from_json,
+)
 
 if TYPE_CHECKING:
     from octo_integration.data.batches import eval_batches, train_batches
 
 __all__ = [
     "DataConfig",
+    "MixtureStatistics",
     "Moments",
     "Statistics",
     "compute_statistics",
     "eval_batches",
+    "member_of",
+    "statistics_from_json",
     "train_batches",
 ]
 

@@ -23,7 +23,7 @@ def draw(seed: Any) -> Any:
     return tf.random.stateless_uniform([DRAWS], seed, alg="philox")
 
 
-def augment(images: Any, draws: Any) -> Any:
+def augment(images: Any, draws: Any, *, crop: bool = True) -> Any:
     """Random resized crop, brightness, contrast, saturation and hue, in this order.
 
     All frames of a sample change alike.
@@ -31,6 +31,7 @@ def augment(images: Any, draws: Any) -> Any:
     Args:
       images: uint8[B, T, H, W, 3].
       draws: f32[B, DRAWS] of `draw`.
+      crop: False: the crop is left out, as Octo does for wrist cameras.
 
     Returns:
       uint8[B, T, H, W, 3].
@@ -38,7 +39,10 @@ def augment(images: Any, draws: Any) -> Any:
     shape = tf.shape(images)
     draws = tf.repeat(draws, shape[1], axis=0)
     flat = tf.reshape(images, tf.concat([[shape[0] * shape[1]], shape[2:]], axis=0))
-    x = tf.image.crop_and_resize(flat, _boxes(draws), tf.range(shape[0] * shape[1]), shape[2:4])
+    if crop:
+        x = tf.image.crop_and_resize(flat, _boxes(draws), tf.range(shape[0] * shape[1]), shape[2:4])
+    else:
+        x = tf.cast(flat, tf.float32)
     brightness, contrast, saturation, hue = (draws[:, i, None, None, None] for i in range(4, 8))
     x = _clip(x / 255.0 + _between(brightness, -BRIGHTNESS, BRIGHTNESS))
     mean = tf.reduce_mean(x, axis=(1, 2), keepdims=True)

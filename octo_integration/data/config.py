@@ -19,6 +19,12 @@ class DataConfig:
     """Name of the standardisation of this data set (octo_integration/data/standardize.py)."""
     split: str = "train"
     """Split to train on; slices such as train[:20] or train[90%:] hold episodes out."""
+    mixture: str | None = None
+    """JSON file of a mixture, in place of path, standardize and split: a list of {"name", "path", "standardize",
+    "split", "weight"}; a name (by default the data set's own) stands before a split in eval_splits: name/heldout."""
+    streams: int = 1
+    """Parts into which the files are dealt, each making its own rows of every batch; several hosts (their number
+    divides it) then read their own files only. The order of the data depends on it, but not on the number of hosts."""
     chunk: int = 8
     """Actions per sample: the present one and those that follow it."""
     window: int = 1
@@ -26,7 +32,11 @@ class DataConfig:
     cameras: tuple[str, ...] = ("primary",)
     """Images of an observation; camera wrist is image_wrist of the standardised data set."""
     goal: bool = False
-    """Samples have a goal image beside the instruction."""
+    """Samples have a goal image beside the instruction: a later frame of the episode (when evaluating, the last)."""
+    drop_instruction: float = 0.0
+    """Share of training samples whose instruction is hidden (goal only), so that goals alone suffice later."""
+    drop_goal: float = 0.0
+    """Share of training samples whose goal image is hidden (goal only), so that instructions alone suffice later."""
     image_size: int = 64
     """Height and width of the images; others are resized (antialiased, the aspect is not kept)."""
     batch_size: int = 16
@@ -40,8 +50,18 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuses sizes below one and unknown names."""
-        for name in ("chunk", "window", "image_size", "batch_size", "shuffle_buffer"):
+        for name in ("chunk", "window", "image_size", "batch_size", "shuffle_buffer", "streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; give a number of at least 1.")
+        drops = self.drop_instruction, self.drop_goal
+        if min(drops) < 0 or sum(drops) > 1 or (sum(drops) > 0 and not self.goal):
+            raise ValueError(
+                f"data.drop_instruction is {drops[0]}, data.drop_goal {drops[1]}; give shares that sum to at most 1, "
+                "and data.goal."
+            )
+        if self.batch_size % self.streams:
+            raise ValueError(
+                f"data.batch_size {self.batch_size} is no multiple of data.streams {self.streams}; give one that is."
+            )
         if self.normalisation not in ("mean_std", "bounds"):
             raise ValueError(f"data.normalisation is {self.normalisation!r}; there are mean_std, bounds.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from octo_integration.data._tf import tf, tfds
 from octo_integration.data.rlds import Source, first_line
-from octo_integration.data.standardize import Episode, Fields
+from octo_integration.data.standardize import Episode, Fields, episode
 
 READ_BUFFER = 4 << 20  # bytes
 INTERLEAVED_FILES = 16
@@ -27,7 +27,7 @@ def episodes(source: Source, order_seed: Any = None) -> Any:
     """
 
     def build(number: Any, steps: Fields) -> Episode:
-        return {**source.standardisation.build(steps), "episode": number}
+        return {**episode(source.standardisation, steps), "episode": number}
 
     return _raw(source, order_seed).map(build, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -40,9 +40,9 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
 
     def vectors(number: Any, steps: Fields) -> tuple[Any, ...]:
-        episode = source.standardisation.build(steps)
+        proprio, action, _ = source.standardisation.build(steps)
         raw = {path: steps[path] for path in source.standardisation.vectors}
-        return number, raw, episode["action"], episode["observation"]["proprio"]
+        return number, raw, action, proprio
 
     data = _raw(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
@@ -53,7 +53,8 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             count, total = count + 1, total + len(action)
             yield action, proprio
     if count < source.num_episodes:
-        raise ValueError(_explain(source, f"{count} of {source.num_episodes} episodes found"))
+        found = f"{source.name}: {count} of {source.num_episodes} episodes found; copy the files again."
+        raise ValueError(_explain(source) or found)
     if total == 0:
         raise ValueError(f"{source.name}: its {count} episodes hold no step to learn from; take another split.")
 
@@ -75,14 +76,16 @@ def decode_image(image: Any, size: int) -> Any:
 
 
 @contextlib.contextmanager
-def readable(source: Source) -> Iterator[None]:
+def readable(*sources: Source) -> Iterator[None]:
     """Turns what tensorflow raises while it reads into a ValueError that names file and record."""
     # A local name: at interpreter exit, generators that use this are closed after `tf` is gone.
     failure = tf.errors.OpError
     try:
         yield
     except failure as error:
-        raise ValueError(_explain(source, first_line(error))) from None
+        damaged = (found for source in sources if (found := _explain(source)) is not None)
+        names = ", ".join(source.name for source in sources)
+        raise ValueError(next(damaged, f"{names}: reading failed ({first_line(error)}).")) from None
 
 
 def _check_finite(source: Source, number: int, path: str, values: np.ndarray) -> None:
@@ -130,14 +133,16 @@ def _parse(source: Source, record: Any) -> Fields:
     return steps
 
 
-def _explain(source: Source, symptom: str) -> str:
-    """Reads file after file until one fails, as tensorflow does not say which one did."""
+def _explain(source: Source) -> str | None:
+    """Reads file after file until one fails, as tensorflow does not say which one did; None if none does."""
     for part in source.parts:
         record = 0
         try:
             for content in tf.data.TFRecordDataset(part.path):
-                for image in _parse(source, content)[source.standardisation.image]:
-                    decode_image(image, 1)
+                steps = _parse(source, content)
+                for camera in source.cameras:
+                    for image in steps[source.standardisation.images[camera]]:
+                        decode_image(image, 1)
                 record += 1
         except tf.errors.OpError as found:
             return (
@@ -149,4 +154,4 @@ def _explain(source: Source, symptom: str) -> str:
                 f"{source.name}: {part.path} ends after {record} of the {part.total} records that "
                 "dataset_info.json lists; copy the file again."
             )
-    return f"{source.name}: reading failed ({symptom})."
+    return None

@@ -9,7 +9,7 @@ import hashlib
 import importlib.resources
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,24 +35,27 @@ class Source:
     Attributes:
       name: directory and split, for messages.
       features: TFDS features of what the standardisation reads, one flat `steps`.
+      cameras: those of its images that the data set has and that are wanted.
       fingerprint: changes with the data files, the split and the standardisation.
     """
 
     name: str
     standardisation: Standardisation
     features: Any
+    cameras: tuple[str, ...]
     parts: tuple[FilePart, ...]
     num_episodes: int
     fingerprint: str
 
 
-def open_source(path: str, split: str, standardize: str) -> Source:
+def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] = ()) -> Source:
     """Finds a data set and checks, without reading an episode, that it can be used.
 
     Args:
       path: directory with dataset_info.json, or "demo".
       split: TFDS split, slices allowed.
       standardize: key of STANDARDISATIONS.
+      cameras: whose images are wanted; those that the data set lacks are left out.
 
     Raises:
       FileNotFoundError: there is no such directory, or a file of the data set is missing.
@@ -65,18 +68,52 @@ def open_source(path: str, split: str, standardize: str) -> Source:
     builder = _builder(directory)
     instructions = _instructions(builder, directory, split)
     takes = [part.take for part in instructions]
+    standardisation = STANDARDISATIONS[standardize]
+    features = _features(builder.info.features, directory, standardize, cameras)
+    steps = features["steps"].feature
     parts = tuple(
         FilePart(os.fspath(p.filename), p.skip, p.take, p.examples_in_shard, int(first))
         for p, first in zip(instructions, np.cumsum([0, *takes[:-1]]), strict=True)
     )
     return Source(
         name=f"{directory} [{split}]",
-        standardisation=STANDARDISATIONS[standardize],
-        features=_features(builder.info.features, directory, standardize),
+        standardisation=standardisation,
+        features=features,
+        cameras=tuple(camera for camera in cameras if standardisation.images.get(camera) in steps),
         parts=parts,
         num_episodes=sum(takes),
         fingerprint=_fingerprint(directory, standardize, parts),
     )
+
+
+def deal(source: Source, streams: int) -> list[Source]:
+    """The source in `streams` parts: whole files where there are enough of them, else ranges of episodes.
+
+    Raises:
+      ValueError: there are fewer episodes than streams.
+    """
+    if streams == 1:
+        return [source]
+    if source.num_episodes < streams:
+        raise ValueError(
+            f"{source.name}: {source.num_episodes} episodes cannot be dealt to data.streams={streams}; lower it."
+        )
+    if len(source.parts) >= streams:
+        dealt = [source.parts[i::streams] for i in range(streams)]
+    else:
+        edges = [source.num_episodes * i // streams for i in range(streams + 1)]
+        dealt = [tuple(_cut(source.parts, *edges[i : i + 2])) for i in range(streams)]
+    return [dataclasses.replace(source, parts=p, num_episodes=sum(part.take for part in p)) for p in dealt]
+
+
+def _cut(parts: tuple[FilePart, ...], start: int, stop: int) -> Iterator[FilePart]:
+    """What of `parts` lies between two numbers in their sequence."""
+    before = 0
+    for part in parts:
+        low, high = max(start - before, 0), min(stop - before, part.take)
+        if low < high:
+            yield part._replace(skip=part.skip + low, take=high - low, first=part.first + low)
+        before += part.take
 
 
 def first_line(error: Exception) -> str:
@@ -132,7 +169,7 @@ def _instructions(builder: Any, directory: str, split: str) -> list[Any]:
     return instructions
 
 
-def _features(features: Any, directory: str, standardize: str) -> Any:
+def _features(features: Any, directory: str, standardize: str, cameras: Sequence[str]) -> Any:
     """The part of the TFDS features that the standardisation reads, its types and sizes checked."""
     if "steps" not in features or not isinstance(features["steps"], tfds.features.Dataset):
         raise ValueError(
@@ -141,7 +178,8 @@ def _features(features: Any, directory: str, standardize: str) -> Any:
         )
     steps = dict(_leaves(features["steps"].feature))
     needs = STANDARDISATIONS[standardize]
-    paths = (needs.image, *needs.vectors, needs.instruction)
+    images = [p for camera in cameras if (p := needs.images.get(camera)) in steps]
+    paths = (*images, *needs.vectors, needs.instruction)
     remedy = f"give the standardize of this data set (there are {_known()})."
     for path in paths:
         if path not in steps:
@@ -161,7 +199,7 @@ def _features(features: Any, directory: str, standardize: str) -> Any:
 
 def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:
     """What the standardisation reads at `path`: in words, and as a test of a TFDS feature."""
-    if path == needs.image:
+    if path in needs.images.values():
         return "uint8[height, width, 3]", lambda f: f.np_dtype == np.uint8 and f.shape[2:] == (3,)
     if path == needs.instruction:
         return "string[]", lambda f: f.tf_dtype == tf.string and f.shape == ()

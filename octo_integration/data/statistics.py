@@ -10,12 +10,14 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from octo_integration.data.config import DataConfig, Normalisation
+from octo_integration.data.mixture import members
 
 # Part of the cache key: raise it when the meaning of the numbers changes.
 VERSION = 1
@@ -77,6 +79,20 @@ class Statistics:
     normalisation: Normalisation
     fingerprint: str
 
+    @property
+    def action_dim(self) -> int:
+        """Entries of an action."""
+        return len(self.action.mean)
+
+    @property
+    def proprio_dim(self) -> int:
+        """Entries of a proprio vector."""
+        return len(self.proprio.mean)
+
+    def of(self, name: str | None = None) -> "Statistics":
+        """These; for `MixtureStatistics` those of a data set."""
+        return self
+
     def normalise_action(self, action: Any) -> Any:
         """[..., A] in the data set's units -> normalised; numpy, jax and tensorflow arrays."""
         offset, scale = self.action.affine(self.normalisation)
@@ -122,8 +138,68 @@ class Statistics:
             ) from None
 
 
-def compute_statistics(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Statistics:
-    """Statistics of `config.split`, in one pass that checks every vector but decodes no image.
+@dataclasses.dataclass(frozen=True, eq=False)
+class MixtureStatistics:
+    """Statistics of every data set of a mixture, by name."""
+
+    members: Mapping[str, Statistics]
+
+    @property
+    def action_dim(self) -> int:
+        """Entries of the longest action; shorter ones are padded with zeros, and masked."""
+        return max(member.action_dim for member in self.members.values())
+
+    @property
+    def proprio_dim(self) -> int:
+        """Entries of the longest proprio vector; shorter ones are padded with zeros."""
+        return max(member.proprio_dim for member in self.members.values())
+
+    def of(self, name: str | None = None) -> Statistics:
+        """Those of one data set.
+
+        Raises:
+          ValueError: the mixture has no such data set, or no name is given; names those there are.
+        """
+        if name is None or name not in self.members:
+            raise ValueError(f"the mixture has no data set {name!r}; give one of {', '.join(self.members)}.")
+        return self.members[name]
+
+    def to_json(self) -> str:
+        """JSON text for `statistics_from_json`."""
+        return json.dumps({"mixture": {name: json.loads(m.to_json()) for name, m in self.members.items()}}, indent=1)
+
+
+def statistics_from_json(text: str) -> Statistics | MixtureStatistics:
+    """Reads what either class wrote.
+
+    Raises:
+      ValueError: the text is not that of statistics.
+    """
+    try:
+        mixture = json.loads(text).get("mixture")
+        parts = None if mixture is None else {name: json.dumps(part) for name, part in mixture.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"statistics: the JSON is damaged ({error}); compute them again from the data set.") from None
+    if parts is None:
+        return Statistics.from_json(text)
+    return MixtureStatistics({name: Statistics.from_json(part) for name, part in parts.items()})
+
+
+def compute_statistics(
+    config: DataConfig, cache_dir: str | os.PathLike | None = None
+) -> Statistics | MixtureStatistics:
+    """Statistics of what a run trains on, in one pass per data set that checks every vector but decodes no image.
+
+    Args, Raises: as `compute_one`; and the mixture's file is damaged.
+    """
+    found = members(config)
+    if config.mixture is None:
+        return compute_one(config, cache_dir)
+    return MixtureStatistics({str(m.name): compute_one(m.config, cache_dir) for m in found})
+
+
+def compute_one(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Statistics:
+    """Statistics of `config.split` of one data set.
 
     Args:
       config: names data set, split and standardisation.

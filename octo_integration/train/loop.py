@@ -282,16 +282,24 @@ def _label(config: FinetuneConfig) -> str:
 
 
 def _measure(run: _Run, params: Tree) -> dict[str, ActionError]:
-    statistics = run.built.statistics
+    batches = functools.partial(data.eval_batches, run.config.data, run.built.statistics)
     return {
-        split: action_error(
-            run.predict,
-            params,
-            data.eval_batches(run.config.data, statistics, split=split),
-            statistics.unnormalise_action,
-        )
+        split: action_error(run.predict, params, batches(split=split), _unnormalise(run, split))
         for split in run.config.eval_splits
     }
+
+
+def _unnormalise(run: _Run, split: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Normalised actions of a split -> its data set's units; dimensions of other data sets of the mixture become 0."""
+    statistics = run.built.statistics
+    own = statistics.of(data.member_of(run.config.data, split)[0].name)
+    missing = statistics.action_dim - own.action_dim
+
+    def unnormalise(action: np.ndarray) -> np.ndarray:
+        physical = own.unnormalise_action(action[..., : own.action_dim])
+        return np.pad(physical, [(0, 0)] * (action.ndim - 1) + [(0, missing)])
+
+    return unnormalise
 
 
 def _error_scalars(errors: dict[str, ActionError]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
-from octo_integration.data import Statistics
+from octo_integration.data import statistics_from_json
 from octo_integration.train import checkpoint, lora, sharding
 from octo_integration.train.setup import Built, Predict, abstract_params, build, make_predict
 
@@ -37,7 +37,7 @@ def load_run(run: Path, step: int | None = None) -> Trained:
     path = run / "statistics.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; the run directory is not complete.")
-    built = build(config, Statistics.from_json(path.read_text()), run)
+    built = build(config, statistics_from_json(path.read_text()), run)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     like = lora.whole(*lora.split(abstract_params(config, built)))
     params = checkpoint.restore_params(run / "checkpoints", like, step)
@@ -58,10 +58,14 @@ class Policy:
     "proprio": f32[P] in the data set's units, "goal": uint8[S, S, 3] (data.goal)}. What it lacks is marked as missing.
     """
 
-    def __init__(self, trained: Trained) -> None:
-        """At the start of an episode."""
-        data, statistics = trained.config.data, trained.built.statistics
-        self._trained = trained
+    def __init__(self, trained: Trained, dataset: str | None = None) -> None:
+        """At the start of an episode.
+
+        Args:
+          dataset: of a run on a mixture, the one in whose units observations and actions are.
+        """
+        data, statistics = trained.config.data, trained.built.statistics.of(dataset)
+        self._trained, self._statistics = trained, statistics
         image = (data.image_size, data.image_size, 3)
         self._shapes = {f"image_{camera}": image for camera in data.cameras}
         self._shapes |= {"proprio": statistics.proprio.mean.shape} | ({"goal": image} if data.goal else {})
@@ -101,7 +105,7 @@ class Policy:
         self.observe(observation)
         actions = self._trained.predict(self._trained.params, self._batch(instruction), self._number)[0]
         self._number += 1
-        return self._trained.built.statistics.unnormalise_action(actions)
+        return self._statistics.unnormalise_action(actions[:, : self._statistics.action_dim])
 
     def _batch(self, instruction: str) -> dict[str, Any]:
         """A batch of one, as training windows are: before the first observation it is repeated, and masked."""
@@ -109,7 +113,9 @@ class Policy:
         moments = [self._history[0]] * missing + list(self._history)
         inputs = [name for name in self._shapes if name != "goal"]
         window = {name: np.stack([moment[name].values for moment in moments])[None] for name in inputs}
-        window["proprio"] = self._trained.built.statistics.normalise_proprio(window["proprio"])
+        proprio = self._statistics.normalise_proprio(window["proprio"])
+        missing = self._trained.built.statistics.proprio_dim - self._statistics.proprio_dim
+        window["proprio"] = np.pad(proprio, [(0, 0), (0, 0), (0, missing)])
         present = {name: np.asarray([[moment[name].present for moment in moments]]) for name in inputs}
         real = (np.arange(len(moments)) >= missing)[None]
         task: dict[str, Any] = {"instruction": np.asarray([instruction], object)}
@@ -130,6 +136,6 @@ class Policy:
         return Entry(np.array(observation[name], dtype), True)
 
 
-def load_policy(run: Path, step: int | None = None) -> Policy:
-    """The policy of a run directory; args and errors are those of `load_run`."""
-    return Policy(load_run(run, step))
+def load_policy(run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
+    """The policy of a run directory; args and errors are those of `load_run` and `Policy`."""
+    return Policy(load_run(run, step), dataset)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
-from octo_integration.data import Statistics
+from octo_integration.data import MixtureStatistics, Statistics
 from octo_integration.model.config import FRESH, HeadKind, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_tokenizer
@@ -36,11 +36,11 @@ class Built(NamedTuple):
 
     model: VLA
     layers: mx.LayerStack
-    statistics: Statistics
+    statistics: Statistics | MixtureStatistics
     device_form: Callable[[Batch], dict[str, Any]]
 
 
-def build(config: FinetuneConfig, statistics: Statistics, run: Path | None = None) -> Built:
+def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, run: Path | None = None) -> Built:
     """The model that `config` names, with the input and output sizes of its data set.
 
     Args:
@@ -51,8 +51,8 @@ def build(config: FinetuneConfig, statistics: Statistics, run: Path | None = Non
     """
     vla = dataclasses.replace(
         model_config(config.model, config.head),
-        action_dim=len(statistics.action.mean),
-        proprio_dim=len(statistics.proprio.mean),
+        action_dim=statistics.action_dim,
+        proprio_dim=statistics.proprio_dim,
         chunk=config.data.chunk,
         image_size=config.data.image_size,
         cameras=config.data.cameras,

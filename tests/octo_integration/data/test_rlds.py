@@ -17,7 +17,7 @@ F = tfds.features
 
 def refused(path: Path | str, *parts: str, split: str = "train", name: str = "metaworld") -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        open_source(str(path), split, name)
+        open_source(str(path), split, name, ("primary",))
     assert_one_line(error, *parts)
 
 
@@ -99,7 +99,7 @@ def test_empty_split(write_rlds: WriteRLDS) -> None:
 
 
 def test_unknown_standardisation_lists_the_known_ones(write_rlds: WriteRLDS) -> None:
-    refused(write_rlds([2]), "'aloha'", "bridge, metaworld", name="aloha")
+    refused(write_rlds([2]), "'aloha'", "bridge, calvin, libero, metaworld", name="aloha")
 
 
 def test_missing_file_is_named(write_rlds: WriteRLDS) -> None:
@@ -109,14 +109,14 @@ def test_missing_file_is_named(write_rlds: WriteRLDS) -> None:
     refused(path, gone, "missing", "copy")
 
 
-@pytest.mark.parametrize("key", ["image", "state", "action", "language_instruction"])
+@pytest.mark.parametrize("key", ["state", "action", "language_instruction"])
 def test_missing_feature_is_named(write_rlds: WriteRLDS, key: str) -> None:
     path = write_rlds({"train": []}, steps=step_features(**{key: None}))
     refused(
         write_with_one_file(path),
-        f"steps have no {'observation/' if key in ('image', 'state') else ''}{key}",
+        f"steps have no {'observation/' if key == 'state' else ''}{key}",
         "metaworld",
-        "give the standardize of this data set (there are bridge, metaworld)",
+        "give the standardize of this data set (there are bridge, calvin, libero, metaworld)",
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from octo_integration.data.standardize import STANDARDISATIONS, binarise_gripper, bridge
+from octo_integration.data.standardize import STANDARDISATIONS, binarise_gripper, episode
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_bridge_relabels_the_movement_and_drops_the_last_step() -> None:
         "action": action,
         "language_instruction": np.array(list("abcde")),
     }
-    got = bridge({path: tf.constant(value) for path, value in steps.items()})
+    got = episode(STANDARDISATIONS["bridge"], {path: tf.constant(value) for path, value in steps.items()})
     np.testing.assert_array_equal(got["action"][:, :6], state[1:, :6] - state[:-1, :6])
     np.testing.assert_array_equal(got["action"][:, 6], [1, 0, 0, 0])
     np.testing.assert_array_equal(got["observation"]["proprio"], state[:4])
@@ -46,10 +46,10 @@ def test_bridge_relabels_the_movement_and_drops_the_last_step() -> None:
 def test_short_episodes_give_vectors_of_one_length(name: str, length: int) -> None:
     standardisation = STANDARDISATIONS[name]
     steps = {
-        standardisation.image: tf.fill([length], "image"),
+        **{path: tf.fill([length], "image") for path in standardisation.images.values()},
         standardisation.instruction: tf.fill([length], "text"),
         **{path: tf.ones([length, size]) for path, size in standardisation.vectors.items()},
     }
-    episode = standardisation.build(steps)
+    standardised = episode(standardisation, steps)
     count = max(length - 1, 0) if name == "bridge" else length
-    assert {len(x) for x in tf.nest.flatten(episode)} == {count}
+    assert {len(x) for x in tf.nest.flatten(standardised)} == {count}

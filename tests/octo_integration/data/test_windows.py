@@ -21,7 +21,7 @@ def episode(length: int) -> dict:
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 @pytest.mark.parametrize("length", [0, 1, 4])
 def test_every_entry_is_the_step_it_should_be(length: int, window: int, chunk: int) -> None:
-    got = windows(episode(length), window, chunk)
+    got = windows(episode(length), window, chunk, None)
     assert got["action"].shape == (length, chunk, 2)
     assert got["observation"]["proprio"].shape == (length, window, 1)
     for now in range(length):

@@ -66,6 +66,7 @@ def train(config: FinetuneConfig, statistics: data.Statistics, batches: list[dic
     out = Path(config.out)
     manager = checkpoint.open_checkpoints(out / "checkpoints", keep=1)
     checkpoint.save(manager, STEPS, state, anchored=False)
+    checkpoint.finish(manager)
     checkpoint.write_json(out / "config.json", to_dict(config))
     (out / "statistics.json").write_text(statistics.to_json())
     return jax.device_get(metrics)
