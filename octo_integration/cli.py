@@ -211,6 +211,14 @@ def export_weights(config: Any) -> int:
     return 0
 
 
+def merge(config: Any) -> int:
+    """Merges adapters into the weights."""
+    from octo_integration.train.lora import run_merge
+
+    print(run_merge(config))
+    return 0
+
+
 def plot(config: PlotConfig) -> int:
     """Draws the drift figure."""
     from octo_integration.plot import plot_drift
@@ -257,6 +265,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "roll a fine-tuned policy out in Meta-World: success per task", f"{HERE}.cli:EvaluateConfig", evaluate
     ),
+    "merge": Command("add the adapters of a LoRA run to its weights", f"{HERE}.train.lora:MergeConfig", merge),
     "plot": Command("draw the drift of runs along the stack", f"{HERE}.cli:PlotConfig", plot),
     "demo": Command(
         "compare Adam and MAPS on the shipped data in a few minutes", f"{HERE}.train.demo:DemoConfig", demo

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from octo_integration.data import DataConfig
-from octo_integration.model.config import HeadKind
+from octo_integration.model.config import HeadKind, LoraConfig
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
@@ -115,6 +115,7 @@ class FinetuneConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""

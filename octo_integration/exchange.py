@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+from octo_integration.train.lora import merge_lora
 from octo_integration.train.policy import load_run
 from octo_integration.train.setup import model_shapes
 from octo_integration.weights.imported import PROVENANCE, export_weights, import_weights, read_provenance, restore
@@ -84,7 +85,7 @@ def run_export(config: ExportConfig) -> str:
         params = restore(Path(config.weights), model_shapes(record["model"]))
     else:
         trained = load_run(Path(str(config.run)), config.step)
-        weights, params = trained.config.weights, trained.params
+        weights, params = trained.config.weights, merge_lora(trained.params, trained.config.lora)
         if weights is None or not (Path(weights) / PROVENANCE).is_file():
             raise ValueError(
                 f"export: {config.run} started from weights {weights!r}, which were not imported, so there are no "

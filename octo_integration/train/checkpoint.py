@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 import maps_optax as mx
@@ -59,7 +60,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState, *, anchor
     if anchored:
         state = state._replace(opt_state=mx.detach_anchor(state.opt_state))
     with _reported(manager, step):
-        manager.save(step, args=ocp.args.PyTreeSave(_nest(_named(state))), force=True)
+        manager.save(step, args=ocp.args.PyTreeSave(_nest(_stored(state))), force=True)
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -132,11 +133,11 @@ def restore(
     where = f"checkpoint {manager.directory}/{step}"
     if anchored:
         like = like._replace(opt_state=_detached(like.opt_state))
-    saved, wanted = _saved_leaves(manager, step), _named(like)
+    saved, wanted = _saved_leaves(manager, step), _stored(like)
     held = [{path for path in leaves if HOLD_PATH.match(path)} for leaves in (saved, wanted)]
     if held[0] == held[1]:
         _check_same(saved, wanted, where)
-        state = _rebuild(like, _read(manager, step, wanted))
+        state = _rebuild(like, {**_empty(like), **_read(manager, step, wanted)})
         if anchored:
             kind = None if anchor_memory == "device" else anchor_memory
             state = state._replace(opt_state=mx.attach_anchor(state.opt_state, pretrained, memory_kind=kind))
@@ -205,9 +206,20 @@ def _detached(opt_state: Tree) -> Tree:
 
 
 def _named(tree: Tree) -> Named:
-    """{'params/dinov2/norm/scale': leaf, ...}"""
+    """{'params/dinov2/norm/scale': leaf, ...}; trained and frozen parameters stand together, as the model has them."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_key(key) for key in path): leaf for path, leaf in pairs}
+    return {re.sub("^frozen/", "params/", "/".join(_key(key) for key in path)): leaf for path, leaf in pairs}
+
+
+def _stored(tree: Tree) -> Named:
+    """`_named` without leaves of no elements (what MAPS keeps of nothing anchored), which Orbax refuses."""
+    return {path: leaf for path, leaf in _named(tree).items() if leaf.size}
+
+
+def _empty(like: Tree) -> Named:
+    """The leaves that `_stored` leaves out."""
+    shapes = {path: leaf for path, leaf in _named(like).items() if not leaf.size}
+    return {p: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding) for p, leaf in shapes.items()}
 
 
 def _key(key: Any) -> str:

@@ -23,7 +23,7 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, distributed, sharding
+from octo_integration.train import checkpoint, distributed, lora, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
@@ -45,6 +45,7 @@ from octo_integration.train.step import (
     make_loss,
     make_optimizer,
     make_train_step,
+    shardings_of,
 )
 
 Tree = Any
@@ -90,6 +91,7 @@ class _Run(NamedTuple):
     theta0: Tree
     predict: Predict
     layer_metrics: Callable[[Tree], dict[str, jax.Array]]
+    merge: Callable[[Tree], Tree]
     manager: ocp.CheckpointManager
 
 
@@ -112,8 +114,8 @@ def finetune(config: FinetuneConfig) -> Outcome:
     tx = make_optimizer(config.optimizer, config.maps, built.layers)
     shapes = abstract_params(config, built)
     like = abstract_state(shapes, tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
-    _say(_strength_table(config, built, shapes))
-    theta0 = initial_params(config, built, like.params)
+    _say(_strength_table(config, built, lora.split(shapes)[0]))
+    theta0 = initial_params(config, built, _placed(shapes, like.model))
     manager = checkpoint.open_checkpoints(out / "checkpoints", config.keep)
     start = manager.latest_step() or 0
     if start:
@@ -121,7 +123,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
             manager,
             start,
             like,
-            theta0,
+            lora.split(theta0)[0],
             lambda: init_state(theta0, tx, like),
             anchored=config.maps.method != "adam",
             anchor_memory=config.maps.anchor_memory,
@@ -137,7 +139,10 @@ def finetune(config: FinetuneConfig) -> Outcome:
         built=built,
         mesh=mesh,
         share=share,
-        theta0=_parked(theta0, like.params),
+        theta0={} if like.frozen else _parked(theta0, like.params),
+        merge=jax.jit(
+            functools.partial(lora.merge_lora, lora=config.lora), out_shardings=shardings_of(lora.base(like.model))
+        ),
         predict=make_predict(built, mesh),
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
@@ -176,11 +181,11 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
             if ending or done % config.save_every == 0:
                 _save(run, state, done)
             if done % config.eval_every == 0 and not ending:
-                log.scalars(done, _error_scalars(_measure(run, state.params)))
+                log.scalars(done, _error_scalars(_measure(run, state.model)))
                 clock = time.perf_counter()
         if stop is not None:
             return Outcome(done, stop, {})
-        errors = _measure(run, state.params)
+        errors = _measure(run, state.model)
         if start < steps:
             log.scalars(done, _error_scalars(errors))
         return Outcome(done, None, errors)
@@ -231,10 +236,19 @@ def _save(run: _Run, state: TrainState, done: int) -> None:
     config, layers = run.config, run.built.layers
     checkpoint.save(run.manager, done, state, anchored=config.maps.method != "adam")
     lambda_max, schedule = _strength(config)
-    slices = mx.slices(layers, run.theta0, schedule)
-    rows = drift(state.params, run.theta0, slices, lambda_max)
+    if state.frozen:  # what the adapters add, rather than what rounding the frozen weights took
+        theta, theta0 = run.merge(state.model), lora.base(state.model)
+        lambda_max = 0.0
+    else:
+        theta, theta0 = state.params, run.theta0
+    rows = drift(theta, theta0, mx.slices(layers, theta, schedule), lambda_max)
     if jax.process_index() == 0:
         write_drift(run.out / "drift.json", rows, label=_label(config), step=done)
+
+
+def _placed(shapes: Tree, like: Tree) -> Tree:
+    """Shapes, where `like` says."""
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.sharding), shapes, like)
 
 
 def _parked(theta0: Tree, like: Tree) -> Tree:

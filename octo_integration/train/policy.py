@@ -10,7 +10,7 @@ import numpy as np
 
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
 from octo_integration.data import statistics_from_json
-from octo_integration.train import checkpoint, sharding
+from octo_integration.train import checkpoint, lora, sharding
 from octo_integration.train.setup import Built, Predict, abstract_params, build, make_predict
 
 
@@ -39,7 +39,7 @@ def load_run(run: Path, step: int | None = None) -> Trained:
         raise FileNotFoundError(f"no {path}; the run directory is not complete.")
     built = build(config, statistics_from_json(path.read_text()), run)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    like = abstract_params(config, built)
+    like = lora.whole(*lora.split(abstract_params(config, built)))
     params = checkpoint.restore_params(run / "checkpoints", like, step)
     return Trained(config, built, params, make_predict(built, mesh))
 

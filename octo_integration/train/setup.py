@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 import maps_optax as mx
@@ -20,7 +21,7 @@ from octo_integration.model.config import FRESH, HeadKind, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
-from octo_integration.train import sharding
+from octo_integration.train import lora, sharding
 from octo_integration.train.step import to_device_form
 from octo_integration.weights.imported import PROVENANCE, TOKENIZER, restore
 from octo_integration.weights.store import load_params
@@ -57,6 +58,7 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
         cameras=config.data.cameras,
         goal=config.data.goal,
         dtype=config.compute_dtype,
+        lora=config.lora,
     )
     found = find_tokenizer(config) if run is None else run / TOKENIZER
     spec = str(found) if found is not None and found.is_file() else vla.tokenizer
@@ -111,9 +113,9 @@ def find_tokenizer(config: FinetuneConfig) -> Path | None:
 
 
 def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
-    """theta0: pretrained modules from `config.weights`, fresh ones from `config.seed`, placed as `like` says.
+    """theta0: pretrained modules from `config.weights`, the rest from `config.seed`, placed as `like` says.
 
-    Imported weights go from disk straight to their devices, and only fresh modules are computed.
+    Imported weights go from disk straight to their devices, and only fresh modules and adapters are computed.
 
     Args:
       like: the parameters as `jax.ShapeDtypeStruct`s, with shardings or without.
@@ -122,15 +124,15 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
       FileNotFoundError, ValueError: the weights are not there, or not of this model.
     """
     imported = config.weights is not None and (Path(config.weights) / PROVENANCE).is_file()
-    loaded = restore(Path(str(config.weights)), like) if imported else {}
-    shardings = {m: jax.tree.map(lambda leaf: leaf.sharding, like[m]) for m in like if m not in loaded}
+    loaded = flatten_dict(restore(Path(str(config.weights)), lora.base(like))) if imported else {}
+    shardings = {path: leaf.sharding for path, leaf in flatten_dict(like).items() if path not in loaded}
 
     @functools.partial(jax.jit, out_shardings=shardings)
     def fresh() -> Tree:
-        params = init_params(config, built)
-        return {module: params[module] for module in shardings}
+        params = flatten_dict(init_params(config, built))
+        return {path: params[path] for path in shardings}
 
-    params = {**fresh(), **loaded}
+    params = unflatten_dict({**fresh(), **loaded})
     if config.weights is None or imported:
         return params
     shipped = importlib.resources.files("octo_integration") / "assets" / f"{config.weights}.safetensors"
@@ -138,7 +140,7 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
         path = Path(config.weights)
         if shipped.is_file():
             path = stack.enter_context(importlib.resources.as_file(shipped))
-        params = load_params(path, params, fresh=FRESH)
+        params = lora.whole(load_params(path, lora.base(params), fresh=FRESH), lora.adapters(params))
     return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
 
 

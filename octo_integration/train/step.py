@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration.config import MapsConfig, OptimizerConfig
-from octo_integration.train import sharding
+from octo_integration.train import lora, sharding
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -39,13 +39,20 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32[], batches consumed (optimizer steps x optimizer.accumulate).
-      params: the model's parameters, float32.
+      params: the parameters that are trained, float32: all of them, unless there are adapters (see `lora.split`).
       opt_state: of `make_optimizer`.
+      frozen: the others, bfloat16.
     """
 
     step: jax.Array
     params: Tree
     opt_state: Tree
+    frozen: Tree = {}
+
+    @property
+    def model(self) -> Tree:
+        """All parameters, as the model takes them."""
+        return lora.whole(self.params, self.frozen) if self.frozen else self.params
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
@@ -133,6 +140,7 @@ def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, ancho
     """
     shapes = jax.eval_shape(functools.partial(_create, tx), params)
     params_at = sharding.param_shardings(shapes.params, mesh, min_size)
+    frozen_at = sharding.param_shardings(shapes.frozen, mesh, min_size)
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
     if anchor_memory != "device":
         state_at = sharding.anchors_in(state_at, anchor_memory)
@@ -144,6 +152,7 @@ def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, ancho
         place(shapes.step, sharding.replicated(mesh)),
         jax.tree.map(place, shapes.params, params_at),
         jax.tree.map(place, shapes.opt_state, state_at),
+        jax.tree.map(place, shapes.frozen, frozen_at),
     )
 
 
@@ -157,13 +166,13 @@ def init_state(params: Tree, tx: Optimizer, like: TrainState) -> TrainState:
 
     It holds copies of `params`, so donating it leaves them alone.
     """
-    placed = jax.device_put(params, shardings_of(like.params))
+    placed = jax.device_put(params, shardings_of(like.model))
     return jax.jit(functools.partial(_create, tx), out_shardings=shardings_of(like))(placed)
 
 
 def _create(tx: Optimizer, params: Tree) -> TrainState:
-    params = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    trained, frozen = lora.split(jax.tree.map(jnp.copy, params))
+    return TrainState(jnp.zeros((), jnp.int32), trained, tx.init(trained), frozen)
 
 
 def make_train_step(
@@ -180,13 +189,16 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def of_trained(params: Tree) -> tuple[jax.Array, Metrics]:
+            return loss(state._replace(params=params).model, batch, key)
+
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            (value, logged), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+            (value, logged), grads = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **logged}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     shardings = shardings_of(like)
     return jax.jit(

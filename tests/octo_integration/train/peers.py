@@ -29,7 +29,8 @@ from tests.octo_integration.train import micro_vla
 STEPS = 50
 LOG_EVERY = 5
 CONFIGS["micro"] = dataclasses.replace(micro_vla.CONFIG, dinov2=None)
-advance, make_mesh = logs.RunLog.advance, sharding.make_mesh
+advance, make_mesh, make_train_step = logs.RunLog.advance, sharding.make_mesh, loop.make_train_step
+steps_of: dict[jax.sharding.Mesh, Any] = {}
 
 
 def config(job: dict[str, Any]) -> FinetuneConfig:
@@ -38,12 +39,20 @@ def config(job: dict[str, Any]) -> FinetuneConfig:
         model="micro",
         weights=None,
         data=DataConfig(batch_size=8),
-        optimizer=OptimizerConfig(lr=3e-4, warmup=5, steps=STEPS),
+        # Of gradients that vanish but for rounding Adam makes whole steps: small ones, to stay within the tolerance.
+        optimizer=OptimizerConfig(lr=5e-5, warmup=5, steps=STEPS),
         mesh=MeshConfig(**job["mesh"], min_size=1024),
         eval_splits=(),
         log_every=LOG_EVERY,
         save_every=STEPS,
     )
+
+
+def compiled_once(loss: Any, tx: Any, like: Any, mesh: jax.sharding.Mesh, seed: int) -> Any:
+    """All runs of a process on one mesh take the same step, and compiling it is what takes the time."""
+    if mesh not in steps_of:
+        steps_of[mesh] = make_train_step(loss, tx, like, mesh, seed)
+    return steps_of[mesh]
 
 
 def finetune(job: dict[str, Any]) -> None:
@@ -56,6 +65,7 @@ def finetune(job: dict[str, Any]) -> None:
 
     logs.RunLog.advance = count  # type: ignore[method-assign]
     sharding.make_mesh = lambda mesh: make_mesh(mesh, jax.devices()[: job["sees"]])
+    loop.make_train_step = compiled_once
     outcome = loop.finetune(config(job))
     assert outcome.signal == (None if job["stop"] is None else signal.SIGTERM), outcome
     if job["copy"] and jax.process_index() == 0:

@@ -16,7 +16,7 @@ from tests.octo_integration.train import peers
 
 ROOT = Path(__file__).parents[3]
 STOPPED = 20  # by SIGTERM to one of two processes; a single process then goes on
-HANDED_ON = 15  # steps later, to four processes
+HANDED_ON = 20  # steps later, to four processes
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,7 @@ def runs(tmp_path_factory):
         return {"out": str(root / out), "mesh": mesh, "sees": sees, "stop": stop, "copy": copied}
 
     several = {"distributed": "explicit"}
+    split = {"fsdp": 2, "tensor": 2, **several}  # two processes each work on the same examples
     sessions = [
         {
             "processes": 2,
@@ -43,7 +44,7 @@ def runs(tmp_path_factory):
         {
             "processes": 4,
             "devices": 1,
-            "jobs": [job("moved", 4, fsdp=2, **several), job("four", 4, fsdp=2, **several)],
+            "jobs": [job("moved", 4, **split), job("four", 4, **split)],
         },
     ]
     environment = {

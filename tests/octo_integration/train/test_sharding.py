@@ -39,7 +39,15 @@ def run(devices, data, fsdp, tensor, accumulate):
     where = {"params": kernel(state.params), "anchor": kernel(inner[3].anchor), "mu": kernel(inner[2][0].mu)}
     return {"losses": losses, "where": where}
 
-print(json.dumps({"one": run(1, 1, 1, 1, 1), "eight": run(8, 8, 1, 1, 1), "two_by_four": run(8, 2, 4, 1, 1),
+def refused(batch_size):
+    try:
+        sharding.batch_share(batch_size, mesh)
+    except ValueError as error:
+        return str(error)
+
+mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+share = {"share": sharding.batch_share(12, mesh), "refused": refused(10)}
+print(json.dumps({**share, "one": run(1, 1, 1, 1, 1), "eight": run(8, 8, 1, 1, 1), "two_by_four": run(8, 2, 4, 1, 1),
                   "cube": run(8, 2, 2, 2, 1),
                   "one_accumulated": run(1, 1, 1, 1, 2), "accumulated": run(8, 1, -1, 1, 2)}))
 """
@@ -66,6 +74,11 @@ def runs():
 )
 def test_eight_devices_train_like_one(runs, many, one):
     np.testing.assert_allclose(runs[many]["losses"], runs[one]["losses"], atol=1e-5)
+
+
+def test_a_batch_that_the_mesh_cannot_split_is_refused(runs):
+    assert runs["share"] == [0, 1]
+    assert "data.batch_size is 10, which cannot be split into the 4 parts" in runs["refused"]
 
 
 @pytest.mark.parametrize("name", ["two_by_four", "cube", "accumulated"])
