@@ -121,6 +121,8 @@ class FinetuneConfig:
     """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
     seed: int = 0
     """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
+    profile_input: bool = False
+    """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
     eval_splits: tuple[str, ...] = (
         "heldout",
         "heldout_texture",
