@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+PARITY := .venv-parity
 
 .PHONY: demo test lint install clean
 
 demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 
-test: $(VENV)/installed $(LOWEST)/installed lint
-	$(BIN)/python -m pytest
+test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
+	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest
 	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax
 
 lint: $(VENV)/installed
@@ -33,5 +34,12 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/python -m pip install -q -r constraints-lowest.txt
 	touch $@
 
+# torch and transformers, whose models ours are compared with; apart, because nothing else needs them.
+$(PARITY)/installed: constraints-parity.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install -q --upgrade pip
+	$(PARITY)/bin/python -m pip install -q -r constraints-parity.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(PARITY) .pytest_cache .mypy_cache .ruff_cache

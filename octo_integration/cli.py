@@ -128,8 +128,14 @@ def inspect(config: InspectConfig) -> int:
 
 
 def finetune(config: Any) -> int:
-    """Fine-tunes, or resumes."""
+    """Fine-tunes, or resumes, or only profiles."""
     from octo_integration.train import loop
+
+    if config.profile_input:
+        from octo_integration.train.profile import profile
+
+        print(profile(config))
+        return 0
 
     outcome = loop.finetune(config)
     if outcome.signal is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from octo_integration.data import DataConfig
-from octo_integration.model.config import HeadKind, LoraConfig
+from octo_integration.model.config import HeadKind, LoraConfig, Remat
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
@@ -119,8 +119,15 @@ class FinetuneConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
+    remat: Remat | None = None
+    """What the backward pass computes again instead of keeping: none, dots (all but matrix products) or full (all of
+    each block); None: the model's own choice."""
+    cudnn: bool = False
+    """Attention by cuDNN's flash kernels: needs an NVIDIA GPU and --compute-dtype bfloat16."""
     seed: int = 0
     """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
+    profile_input: bool = False
+    """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
     eval_splits: tuple[str, ...] = (
         "heldout",
         "heldout_texture",
@@ -157,6 +164,10 @@ class FinetuneConfig:
             raise ValueError(
                 f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
                 "give 0 <= warmup < steps."
+            )
+        if self.cudnn and self.compute_dtype != "bfloat16":
+            raise ValueError(
+                "config: cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
             )
         for name, number in {"optimizer.lr": optimizer.lr, "optimizer.clip": optimizer.clip}.items():
             if not number > 0:

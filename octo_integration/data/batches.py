@@ -83,8 +83,7 @@ def train_batches(
         raise ValueError(f"data.streams is {streams}, but there are {count} hosts; give a multiple of their number.")
     if start < 0 or not 0 <= seed < MAX_SEED:
         raise ValueError(f"start is {start}, seed {seed}; give start >= 0 and 0 <= seed < 2**63.")
-    opened = [_open(m, statistics, config) for m in members(config)]
-    _check_cameras(config, opened)
+    opened = open_members(config, statistics)
     rows, mine = config.batch_size // streams, (0, config.batch_size)
     if count > 1 and streams == 1:
         mine = (index * rows // count, (index + 1) * rows // count)
@@ -92,7 +91,7 @@ def train_batches(
     parts = [_stream(config, statistics, opened, seed, start * rows, number, rows, mine) for number in own]
 
     def finish(batch: Batch, draws: Mapping[str, Any]) -> Batch:
-        seen = _augment(batch, draws) if config.augment else batch
+        seen = augmented(batch, draws) if config.augment else batch
         return _drop(seen, draws["drop"], config)
 
     data = parts[0] if len(parts) == 1 else tf.data.Dataset.zip(tuple(parts)).map(_join)
@@ -110,9 +109,16 @@ def eval_batches(config: DataConfig, statistics: Statistics | MixtureStatistics,
     opened = _open(member, statistics, config, name)
     if config.mixture is None:
         _check_cameras(config, [opened])
-    data = _samples(opened, config, statistics, None)
-    data = data.map(lambda sample: _decode(sample, config), num_parallel_calls=tf.data.AUTOTUNE)
+    data = samples(opened, config, statistics, None)
+    data = data.map(lambda sample: decoded(sample, config), num_parallel_calls=tf.data.AUTOTUNE)
     return _iterate([opened[1]], data.batch(config.batch_size))
+
+
+def open_members(config: DataConfig, statistics: Statistics | MixtureStatistics) -> list[tuple[Member, Source]]:
+    """The data sets that a run trains on, found fit for use; errors are those of `train_batches`."""
+    opened = [_open(member, statistics, config) for member in members(config)]
+    _check_cameras(config, opened)
+    return opened
 
 
 def _stream(
@@ -144,13 +150,13 @@ def _stream(
         return {name: draw(tf.stack([seed, at - i * MAX_SEED // 16])) for i, name in enumerate(names)}
 
     def make(place: Any, sample: Batch) -> tuple[Batch, Any]:
-        return (sample if choices is not None else _decode(sample, config)), draws(place)
+        return (sample if choices is not None else decoded(sample, config)), draws(place)
 
     if choices is None:
         data = sequences[0]
     else:
-        decoded = [s.map(lambda x: _decode(x, config), num_parallel_calls=tf.data.AUTOTUNE) for s in sequences]
-        data = tf.data.Dataset.choose_from_datasets(decoded, choices, stop_on_empty_dataset=True)
+        ready = [s.map(lambda x: decoded(x, config), num_parallel_calls=tf.data.AUTOTUNE) for s in sequences]
+        data = tf.data.Dataset.choose_from_datasets(ready, choices, stop_on_empty_dataset=True)
     data = data.enumerate(start=first)
     if mine != (0, config.batch_size):
         data = data.filter(lambda place, _: (place % rows >= mine[0]) & (place % rows < mine[1]))
@@ -184,9 +190,10 @@ def _endless(
         seeds = tf.random.stateless_uniform(
             [2], [seed, -1 - number], minval=None, maxval=None, dtype=tf.int64, alg="philox"
         )
-        samples = _samples(part, config, statistics, seeds[0])
         # No reshuffling: tf.data would draw another seed for it.
-        return samples.shuffle(config.shuffle_buffer, seed=seeds[1], reshuffle_each_iteration=False)
+        return samples(part, config, statistics, seeds[0]).shuffle(
+            config.shuffle_buffer, seed=seeds[1], reshuffle_each_iteration=False
+        )
 
     data = tf.data.Dataset.range(first // total, tf.int64.max).flat_map(epoch)
     return data.skip(first % total)
@@ -254,7 +261,7 @@ def _count(source: Source, statistics: Statistics) -> int:
     return sum(len(action) for action, _ in scan(source))
 
 
-def _samples(
+def samples(
     part: tuple[Member, Source],
     config: DataConfig,
     statistics: Statistics | MixtureStatistics,
@@ -275,11 +282,11 @@ def _samples(
         later = None
         if config.goal:
             later = tf.ones(length) if order_seed is None else _later(order_seed, episode["episode"], length)
-        samples = windows(normalised, config.window, config.chunk, later)
+        found = windows(normalised, config.window, config.chunk, later)
         for name in ("action", "action_pad_mask"):
-            samples[name] = tf.pad(samples[name], [[0, 0], [0, 0], [0, wider_action]])
+            found[name] = tf.pad(found[name], [[0, 0], [0, 0], [0, wider_action]])
         return {
-            **samples,
+            **found,
             "episode": tf.repeat(episode["episode"], length),
             "dataset": tf.fill([length], tf.constant(number, tf.int64)),
         }
@@ -293,7 +300,7 @@ def _later(order_seed: Any, episode: Any, length: Any) -> Any:
     return tf.random.stateless_uniform([length], tf.stack([order_seed, episode]), alg="philox")
 
 
-def _decode(sample: Batch, config: DataConfig) -> Batch:
+def decoded(sample: Batch, config: DataConfig) -> Batch:
     """Images decoded; cameras that the data set lacks are zeros; masks say which are there."""
     observation, task, size = sample["observation"], sample["task"], config.image_size
     images, present = {}, {}
@@ -321,7 +328,8 @@ def _decode(sample: Batch, config: DataConfig) -> Batch:
     }
 
 
-def _augment(batch: Batch, draws: Mapping[str, Any]) -> Batch:
+def augmented(batch: Batch, draws: Mapping[str, Any]) -> Batch:
+    """A batch with its images changed by {camera or "goal": f32[B, DRAWS]}; images that are not there stay zeros."""
     observation, task = batch["observation"], batch["task"]
     images = {}
     for name, there in observation["pad_mask_dict"].items():

@@ -29,7 +29,7 @@ def episodes(source: Source, order_seed: Any = None) -> Any:
     def build(number: Any, steps: Fields) -> Episode:
         return {**episode(source.standardisation, steps), "episode": number}
 
-    return _raw(source, order_seed).map(build, num_parallel_calls=tf.data.AUTOTUNE)
+    return raw_episodes(source, order_seed).map(build, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -44,7 +44,7 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         raw = {path: steps[path] for path in source.standardisation.vectors}
         return number, raw, action, proprio
 
-    data = _raw(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
+    data = raw_episodes(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
     with readable(source):
         for number, raw, action, proprio in data.as_numpy_iterator():
@@ -98,7 +98,7 @@ def _check_finite(source: Source, number: int, path: str, values: np.ndarray) ->
         )
 
 
-def _raw(source: Source, order_seed: Any) -> Any:
+def raw_episodes(source: Source, order_seed: Any) -> Any:
     """tf.data of (number in the split int64[], {path: tensor over the steps})."""
 
     def records(path: Any, skip: Any, take: Any, first: Any) -> Any:

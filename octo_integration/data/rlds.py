@@ -106,6 +106,12 @@ def deal(source: Source, streams: int) -> list[Source]:
     return [dataclasses.replace(source, parts=p, num_episodes=sum(part.take for part in p)) for p in dealt]
 
 
+def first_episodes(source: Source, count: int) -> Source:
+    """The source's first `count` episodes, or all of them."""
+    parts = tuple(_cut(source.parts, 0, min(count, source.num_episodes)))
+    return dataclasses.replace(source, parts=parts, num_episodes=sum(part.take for part in parts))
+
+
 def _cut(parts: tuple[FilePart, ...], start: int, stop: int) -> Iterator[FilePart]:
     """What of `parts` lies between two numbers in their sequence."""
     before = 0

@@ -143,7 +143,7 @@ CONFIGS: dict[str, VLAConfig] = {
         head=HeadConfig(hidden=896),
         prompt=PROMPT,
         dtype="bfloat16",
-        remat="dots",
+        remat="full",
     ),
     # OpenVLA (arXiv 2406.09246) with the chunk head of OpenVLA-OFT.
     "openvla": VLAConfig(

@@ -95,7 +95,7 @@ class VLA(nn.Module):
 
     def read(self, observation: Arrays, task: Arrays) -> jax.Array:
         """[B, chunk, width], what the decoder makes of the readouts."""
-        return self.decode(observation, task)[:, -self.config.chunk :]
+        return by_example(self.decode(observation, task)[:, -self.config.chunk :])
 
     def decode(self, observation: Arrays, task: Arrays) -> jax.Array:
         """[B, N, width], what the decoder makes of every token, in the order of `model/sequence.py`."""

@@ -114,8 +114,8 @@ class Policy:
         inputs = [name for name in self._shapes if name != "goal"]
         window = {name: np.stack([moment[name].values for moment in moments])[None] for name in inputs}
         proprio = self._statistics.normalise_proprio(window["proprio"])
-        missing = self._trained.built.statistics.proprio_dim - self._statistics.proprio_dim
-        window["proprio"] = np.pad(proprio, [(0, 0), (0, 0), (0, missing)])
+        wider = self._trained.built.statistics.proprio_dim - self._statistics.proprio_dim
+        window["proprio"] = np.pad(proprio, [(0, 0), (0, 0), (0, wider)])
         present = {name: np.asarray([[moment[name].present for moment in moments]]) for name in inputs}
         real = (np.arange(len(moments)) >= missing)[None]
         task: dict[str, Any] = {"instruction": np.asarray([instruction], object)}

@@ -49,8 +49,9 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
     Raises:
       ValueError: no such model; names those that there are.
     """
+    named = model_config(config.model, config.head)
     vla = dataclasses.replace(
-        model_config(config.model, config.head),
+        named,
         action_dim=statistics.action_dim,
         proprio_dim=statistics.proprio_dim,
         chunk=config.data.chunk,
@@ -59,6 +60,8 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
         goal=config.data.goal,
         dtype=config.compute_dtype,
         lora=config.lora,
+        remat=config.remat or named.remat,
+        cudnn=config.cudnn,
     )
     found = find_tokenizer(config) if run is None else run / TOKENIZER
     spec = str(found) if found is not None and found.is_file() else vla.tokenizer
