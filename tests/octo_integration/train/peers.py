@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from octo_integration.config import FinetuneConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.train import logs, loop, sharding
@@ -39,8 +39,9 @@ def config(job: dict[str, Any]) -> FinetuneConfig:
         model="micro",
         weights=None,
         data=DataConfig(batch_size=8),
-        # Of gradients that vanish but for rounding Adam makes whole steps: small ones, to stay within the tolerance.
-        optimizer=OptimizerConfig(lr=5e-5, warmup=5, steps=STEPS),
+        optimizer=OptimizerConfig(lr=1e-4, warmup=5, steps=STEPS),
+        # Above 1 a pull may overshoot, and rounding that decides a criterion near zero then grows.
+        maps=MapsConfig(lambda_max=0.5),
         mesh=MeshConfig(**job["mesh"], min_size=1024),
         eval_splits=(),
         log_every=LOG_EVERY,

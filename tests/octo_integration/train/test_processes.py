@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.train.policy import load_run
@@ -68,6 +69,12 @@ def losses(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+def meaningful(run: Path) -> dict:
+    """All parameters but biases of keys: softmax cancels them, so their gradient is rounding, of which Adam makes steps."""
+    leaves = flatten_dict(load_run(run).params, sep="/")
+    return {path: leaf for path, leaf in leaves.items() if not path.endswith("attn/key/bias")}
+
+
 def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), a, b)
 
@@ -78,7 +85,7 @@ def test_processes_train_like_one(runs, name, monkeypatch):
     one, many = losses(runs / "one"), losses(runs / name)
     assert list(many) == list(range(peers.LOG_EVERY, peers.STEPS + 1, peers.LOG_EVERY))
     assert_close(many, one)
-    assert_close(load_run(runs / name).params, load_run(runs / "one").params)
+    assert_close(meaningful(runs / name), meaningful(runs / "one"))
 
 
 def test_eight_devices_on_three_axes_train_like_one(runs):
