@@ -70,7 +70,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def meaningful(run: Path) -> dict:
-    """All parameters but biases of keys: softmax cancels them, so their gradient is rounding, of which Adam makes steps."""
+    """All but the biases of keys: softmax cancels them, so their gradient is rounding, which Adam makes steps of."""
     leaves = flatten_dict(load_run(run).params, sep="/")
     return {path: leaf for path, leaf in leaves.items() if not path.endswith("attn/key/bias")}
 
