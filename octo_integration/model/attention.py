@@ -1,5 +1,9 @@
 """Attention: who may look at whom, rotary positions, projections around softmax(q k^T) v."""
 
+import functools
+from collections.abc import Callable
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -47,6 +51,43 @@ def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    scale: float | None,
+    implementation: Literal["cudnn"] | None = None,
+) -> jax.Array:
+    """`jax.nn.dot_product_attention` of [B, N, H, D], mask bool[B, 1, N, N], bias [1, H, N, N]."""
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale, implementation=implementation)
+
+
+def even(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    bias: jax.Array | None,
+    attention: Callable[..., jax.Array],
+) -> jax.Array:
+    """`attention` over an even number of tokens, which is what cuDNN's gradient needs: an odd one gets one more, that
+    no other sees and that is cut off again.
+    """
+    length = q.shape[1]
+    if length % 2 == 0:
+        return attention(q, k, v, mask, bias)
+    q, k, v = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (q, k, v))
+    if mask is None:
+        mask = jnp.ones((1, 1, length, length), bool)
+    last = [(0, 0), (0, 0), (0, 1), (0, 1)]
+    # The added query sees the first key, so that its softmax is of something.
+    mask = jnp.pad(mask, last).at[:, :, length, 0].set(True)
+    return attention(q, k, v, mask, None if bias is None else jnp.pad(bias, last))[:, :length]
+
+
 class Attention(nn.Module):
     """Multi-head attention over one sequence, with grouped keys and values.
 
@@ -86,13 +127,10 @@ class Attention(nn.Module):
         v = dense(self.build, (self.kv_heads, size), "value", bias=self.qkv_bias)(x)
         if self.rope_theta is not None and positions is not None:
             q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
-        y = jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            bias=None if bias is None else bias.astype(q.dtype),
-            mask=None if mask is None else mask[:, None],
-            scale=self.scale,
-            implementation="cudnn" if self.build.cudnn else None,
-        )
+        mask = None if mask is None else mask[:, None]
+        bias = None if bias is None else bias.astype(q.dtype)
+        if self.build.cudnn:
+            y = even(q, k, v, mask, bias, functools.partial(attend, implementation="cudnn", scale=self.scale))
+        else:
+            y = attend(q, k, v, mask, bias, scale=self.scale)
         return dense(self.build, width, "out", bias=self.out_bias, inputs=2)(y)

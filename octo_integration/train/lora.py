@@ -9,6 +9,7 @@ read without that file, nor on another machine; and a copy in bfloat16 costs les
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ class MergeConfig:
     """The file to write, ending in .safetensors; finetune takes it as --weights."""
     step: int | None = None
     """Step of the checkpoint; default: the latest."""
+
+
+def check_targets(params: Tree, config: LoraConfig) -> None:
+    """Raises ValueError where a target of `config` names no kernel of `params`: nothing is left out unnoticed."""
+    kernels = ["/".join((*path[:-1], "kernel")) for path in flatten_dict(params) if path[-1] == "lora_a"]
+    for target in config.targets if config.rank else ():
+        if not any(re.match(target, kernel) for kernel in kernels):
+            raise ValueError(
+                f"lora: target {target!r} matches no kernel; paths are such as language/blocks/attn/query/kernel "
+                "(language/blocks_0/... where blocks are not scanned)."
+            )
 
 
 def split(params: Tree) -> tuple[Tree, Tree]:

@@ -148,8 +148,14 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
 
 
 def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
-    """The parameters as `jax.ShapeDtypeStruct`s, without shardings."""
-    return jax.eval_shape(lambda: init_params(config, built))
+    """The parameters as `jax.ShapeDtypeStruct`s, without shardings.
+
+    Raises:
+      ValueError: a target of the LoRA configuration names no kernel.
+    """
+    shapes = jax.eval_shape(lambda: init_params(config, built))
+    lora.check_targets(shapes, config.lora)
+    return shapes
 
 
 def make_predict(built: Built, mesh: Mesh) -> Predict:

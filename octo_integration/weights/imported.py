@@ -28,6 +28,7 @@ from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
 from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC
 
 Tree = Any
+IN_FLIGHT = 0.1  # of the model
 PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
 
 
@@ -240,7 +241,10 @@ def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree) -> N
 
 
 def _save(path: Path, params: Tree) -> None:
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
+    # Orbax copies what it writes; at most this much at once, so that the model is not in memory twice.
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
+    gigabytes: Any = max(*sizes, sum(sizes) * IN_FLIGHT) / 1e9
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=gigabytes)) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params))
 
 

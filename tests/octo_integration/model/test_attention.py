@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from octo_integration.model.attention import Attention, blockwise_mask, rope
+from octo_integration.model.attention import Attention, attend, blockwise_mask, even, rope
 from octo_integration.model.config import Build
 
 
@@ -85,3 +87,25 @@ def test_biases_are_where_they_were_asked_for():
         params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
         found = {name: "bias" in p for name, p in params.items()}
         assert found == {"query": qkv, "key": qkv, "value": qkv, "out": out}
+
+
+@pytest.mark.parametrize("length", [4, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_added_token_changes_nothing(length, masked):
+    """What cuDNN needs of odd lengths, computed without it."""
+    q, k, v = (random(2, length, 2, 8, seed=i) for i in range(3))
+    mask = jnp.tril(jnp.ones((2, 1, length, length), bool)) if masked else None
+    bias = random(1, 2, length, length, seed=3)
+    seen = []
+
+    def spy(*arguments):
+        seen.append(arguments[0].shape[1])
+        return attend(*arguments, scale=None)
+
+    def total(way, q):
+        return jnp.sum(jnp.sin(way(q)))
+
+    plain = functools.partial(total, lambda q: attend(q, k, v, mask, bias, scale=None))
+    padded = functools.partial(total, lambda q: even(q, k, v, mask, bias, spy))
+    np.testing.assert_allclose(jax.grad(padded)(q), jax.grad(plain)(q), atol=1e-5)
+    assert set(seen) == {length + length % 2}

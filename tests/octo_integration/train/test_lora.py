@@ -148,3 +148,11 @@ def test_a_run_without_adapters_has_nothing_to_merge(run, trained, monkeypatch, 
     monkeypatch.setattr(policy, "load_run", lambda *_: plain)
     assert cli.main(["merge", "--run", str(run), "--out", str(run / "x.safetensors")]) == cli.BAD_INPUT
     assert "was trained without adapters" in capsys.readouterr().err
+
+
+def test_a_target_that_matches_no_kernel_is_refused():
+    adapted = {"language": {"blocks": {"attn": {"query": {"kernel": 0, "lora_a": 0, "lora_b": 0}}}}}
+    lora.check_targets(adapted, LoraConfig(rank=2, targets=("language/blocks/attn",)))
+    lora.check_targets({}, LoraConfig(rank=0, targets=("nothing",)))
+    with pytest.raises(ValueError, match="target 'bridge/' matches no kernel"):
+        lora.check_targets(adapted, LoraConfig(rank=2, targets=("language/blocks/attn", "bridge/")))
