@@ -15,7 +15,7 @@ import numpy as np
 from octo_integration.weights.hf import Checkpoint, read
 from octo_integration.weights.names import FORMATS, OUTSIDE, Format, Rule
 
-SHOWN = 8
+ALIGNMENT = 64  # bytes, of XLA on the host
 Leaves = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -189,11 +189,19 @@ SHAPES: dict[str, Callable[..., tuple[int, ...]]] = {
 
 
 def _load(rule: Rule, shape: tuple[int, ...], plan: Plan, checkpoint: Checkpoint) -> np.ndarray:
-    leaf = np.empty(shape, np.float32)
+    leaf = _aligned(shape)
     names = _sources(rule, plan.prefix, plan.shapes)
     for row, name in zip(leaf if "{i}" in rule.source else (leaf,), names):
         row[...] = _to_row(rule, name, row.shape, plan, checkpoint)
     return leaf
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised float32 array that JAX takes on the host without copying it."""
+    size = math.prod(shape) * 4
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(np.float32).reshape(shape)
 
 
 def _to_row(rule: Rule, name: str, shape: tuple[int, ...], plan: Plan, checkpoint: Checkpoint) -> np.ndarray:

@@ -69,9 +69,12 @@ def import_weights(
     if prismatic is not None:
         _check_prismatic(opened["language"][0])
     params: Tree = {}
+    host = jax.devices("cpu")[0]
     for module in tqdm(plans, desc=f"import {model}", unit="module"):
         leaves = load(plans[module], opened[module][0])
-        params[module] = unflatten_dict({tuple(name.split("/")): leaf for name, leaf in leaves.items()})
+        # Orbax writes JAX's arrays from where they are, but NumPy's from copies of all of them.
+        placed = {tuple(name.split("/")): jax.device_put(leaf, host) for name, leaf in leaves.items()}
+        params[module] = unflatten_dict(placed)
     provenance = {
         "model": model,
         "date": datetime.date.today().isoformat(),
@@ -174,10 +177,20 @@ def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[P
     return sorted(out.rglob("*.safetensors"))
 
 
-def fingerprints(params: Tree) -> dict[str, list[int]]:
-    """A hash of every leaf's bits, {"dinov2/norm/scale": [a, b, dtype]}; the same under every sharding."""
-    hashed = mx.detach_anchor(mx.L2SPState(params)).anchor.fingerprints
-    return {"/".join(path): np.asarray(code).tolist() for path, code in flatten_dict(hashed).items()}
+def fingerprints(params: Tree) -> dict[str, list[list[int]]]:
+    """Hashes of every leaf's bits, {"dinov2/norm/scale": [[a, b, dtype]]}, the same under every sharding.
+
+    A leaf that stacks blocks has one per block: hashing needs twice the memory of what is hashed.
+    """
+    return {
+        "/".join(path): [_fingerprint(leaf[i]) for i in range(len(leaf))] if "blocks" in path else [_fingerprint(leaf)]
+        for path, leaf in flatten_dict(params).items()
+    }
+
+
+def _fingerprint(leaf: Any) -> list[int]:
+    detached = mx.detach_anchor(mx.L2SPState({"leaf": leaf})).anchor
+    return [int(word) for word in np.asarray(detached.fingerprints["leaf"])]
 
 
 def _table(value: np.ndarray, shape: list[int]) -> bool:
@@ -243,7 +256,7 @@ def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree) -> N
 def _save(path: Path, params: Tree) -> None:
     # Orbax copies what it writes; at most this much at once, so that the model is not in memory twice.
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
-    gigabytes: Any = max(*sizes, sum(sizes) * IN_FLIGHT) / 1e9
+    gigabytes: Any = (1 + max(*sizes, sum(sizes) * IN_FLIGHT)) / 1e9
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=gigabytes)) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params))
 

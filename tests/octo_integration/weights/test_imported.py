@@ -234,7 +234,7 @@ def test_weights_of_another_size_or_changed_on_disk(weights, tmp_path, monkeypat
     with pytest.raises(ValueError, match=r"siglip/blocks/mlp/fc1/.*the model has .*64.*give --model small"):
         restore(weights, shapes(wider))
     record = read_provenance(weights)
-    record["fingerprints"]["language/norm/scale"][0] ^= 1
+    record["fingerprints"]["language/norm/scale"][0][0] ^= 1
     monkeypatch.setattr(imported, "read_provenance", lambda _: record)
     with pytest.raises(ValueError, match="language/norm/scale is not what was imported"):
         restore(weights, shapes())
@@ -261,7 +261,7 @@ def peak(width, name):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps([peak(16, "a"), peak(WIDTH, "b")]))
 """
-WIDTH = 768
+WIDTH = 1280
 
 
 def test_the_peak_of_memory_is_below_1_3_models(tmp_path):
