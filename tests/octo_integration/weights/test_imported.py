@@ -243,7 +243,7 @@ def test_weights_of_another_size_or_changed_on_disk(weights, tmp_path, monkeypat
 
 
 PEAK = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import jax, numpy as np
 from octo_integration.weights.imported import import_weights
@@ -256,31 +256,34 @@ def shapes(width):
             "mlp": {"gate": {"kernel": leaf(8, width, 2 * width)}, "up": {"kernel": leaf(8, width, 2 * width)},
                     "down": {"kernel": leaf(8, 2 * width, width)}}}}}
 folder = Path(sys.argv[1])
-def peak(width, name):
-    import_weights("x", shapes(width), {"language": folder / str(width)}, folder / name)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([peak(16, "a"), peak(WIDTH, "b")]))
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+def run(name):
+    import_weights("x", shapes(WIDTH), {"language": folder}, folder / name)
+run("first")  # compiles; what that takes does not grow with the model
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+before = memory("VmRSS")
+run("second")
+print(json.dumps(memory("VmHWM") - before))
 """
 WIDTH = 1280
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, to forget a peak")
 def test_the_peak_of_memory_is_below_1_3_models(tmp_path):
-    size = 0
-    for width in (16, WIDTH):
-        tensors = {"model.embed_tokens.weight": (8, width), "model.norm.weight": (width,)}
-        for i in range(8):
-            layer = f"model.layers.{i}"
-            tensors |= {f"{layer}.self_attn.{n}_proj.weight": (width, width) for n in "qkvo"}
-            tensors |= {f"{layer}.mlp.{n}_proj.weight": (2 * width, width) for n in ("gate", "up")}
-            tensors[f"{layer}.mlp.down_proj.weight"] = (width, 2 * width)
-            tensors |= {f"{layer}.{n}_layernorm.weight": (width,) for n in ("input", "post_attention")}
-        (tmp_path / str(width)).mkdir()
-        values = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
-        size = sum(value.nbytes for value in values.values())
-        save_file(values, tmp_path / str(width) / "model.safetensors")
-    code = PEAK.replace("WIDTH", str(WIDTH))
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    tensors = {"model.embed_tokens.weight": (8, WIDTH), "model.norm.weight": (WIDTH,)}
+    for i in range(8):
+        layer = f"model.layers.{i}"
+        tensors |= {f"{layer}.self_attn.{n}_proj.weight": (WIDTH, WIDTH) for n in "qkvo"}
+        tensors |= {f"{layer}.mlp.{n}_proj.weight": (2 * WIDTH, WIDTH) for n in ("gate", "up")}
+        tensors[f"{layer}.mlp.down_proj.weight"] = (WIDTH, 2 * WIDTH)
+        tensors |= {f"{layer}.{n}_layernorm.weight": (WIDTH,) for n in ("input", "post_attention")}
+    values = {name: np.ones(shape, np.float32) for name, shape in tensors.items()}
+    size = sum(value.nbytes for value in values.values())
+    save_file(values, tmp_path / "model.safetensors")
+    command = [sys.executable, "-c", PEAK.replace("WIDTH", str(WIDTH)), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=300)
     assert done.returncode == 0, done.stderr
-    small, large = json.loads(done.stdout.splitlines()[-1])
-    assert large - small < 1.3 * size, (large - small) / size
+    peak = json.loads(done.stdout.splitlines()[-1])
+    assert 0.5 * size < peak < 1.3 * size, peak / size
