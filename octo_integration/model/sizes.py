@@ -1,5 +1,7 @@
 """The named models: `--model tiny`, `mini`, `openvla`, `octo_small`."""
 
+import dataclasses
+
 from octo_integration.model.config import HeadConfig, LanguageConfig, StemConfig, T5Config, TowerConfig, VLAConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -149,7 +151,7 @@ CONFIGS: dict[str, VLAConfig] = {
     "openvla": VLAConfig(
         dinov2=DINOV2_L,
         siglip=SIGLIP_SO400M,
-        language=LLAMA2_7B,
+        language=dataclasses.replace(LLAMA2_7B, vocabulary=32_064),  # OpenVLA pads the vocabulary
         image_size=224,
         instruction_length=32,
         action_dim=7,

@@ -109,18 +109,17 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}); import the weights again.") from None
 
 
-def restore(directory: Path, like: Tree, modules: set[str] | None = None) -> Tree:
+def restore(directory: Path, like: Tree) -> Tree:
     """Imported modules, straight to where `like` says.
 
     Args:
       like: parameters as `jax.ShapeDtypeStruct`s with shardings (or without: the first device).
-      modules: which; default: all that were imported.
 
     Raises:
       FileNotFoundError, ValueError: no weights there; of another model; not what was imported (fingerprints differ).
     """
     record = read_provenance(directory)
-    wanted = {module: like[module] for module in record["modules"] if module in like and module in (modules or like)}
+    wanted = {module: like[module] for module in record["modules"] if module in like}
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or local),

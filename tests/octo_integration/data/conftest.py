@@ -13,8 +13,6 @@ import tensorflow_datasets as tfds
 F = tfds.features
 WriteRLDS = Callable[..., Path]
 
-SHARED_BRIDGE = Path(__file__).parents[4] / "shared/data/bridge_dataset/1.0.0"
-
 
 def step_features(**changes: Any) -> dict[str, Any]:
     """Features of the steps of our own data sets; `changes` replaces or (None) removes some."""
@@ -89,14 +87,6 @@ def write_rlds(tmp_path: Path) -> WriteRLDS:
         return write(next(names), content, **options)
 
     return call
-
-
-@pytest.fixture
-def bridge_path() -> str:
-    """The 25 real BridgeData V2 episodes, where the developers' shared data are."""
-    if not SHARED_BRIDGE.is_dir():
-        pytest.skip(f"{SHARED_BRIDGE} is not there: the real Bridge episodes are not tested")
-    return str(SHARED_BRIDGE)
 
 
 def assert_one_line(error: pytest.ExceptionInfo, *parts: str) -> None:

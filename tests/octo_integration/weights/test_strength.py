@@ -9,6 +9,8 @@ from flax.traverse_util import flatten_dict
 
 import maps_optax as mx
 from octo_integration.train.setup import model_shapes
+from octo_integration.weights.convert import plan
+from octo_integration.weights.hf import Checkpoint, Tensor
 from octo_integration.weights.names import FORMATS, PRISMATIC
 
 OFFICIAL = Path(__file__).parents[4] / "shared/reference/official_lambda/lambda_minivla_official.json"
@@ -50,3 +52,14 @@ def test_the_authors_strength_of_every_tensor():
                 assert (value[i] if stacked and value.ndim else value) == pytest.approx(wanted, abs=1e-7), row["name"]
     unread = {name for name in official if name not in seen and not name.startswith(("action_head", "proprio"))}
     assert all("attn_pool" in name for name in unread), unread
+
+
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no {OFFICIAL}")
+@pytest.mark.parametrize(("model", "table"), [("mini", "minivla"), ("openvla", "openvla7b")])
+def test_the_models_are_of_the_sizes_of_the_released_checkpoints(model, table):
+    rows = json.loads((OFFICIAL.parent / f"lambda_{table}_official.json").read_text())["parameters"]
+    tensors = {row["name"]: Tensor(OFFICIAL, tuple(row["shape"])) for row in rows}
+    shapes = flatten_dict(model_shapes(model), sep="/")
+    for module, prefix in PRISMATIC.items():
+        mine = {path.partition("/")[2]: leaf.shape for path, leaf in shapes.items() if path.startswith(f"{module}/")}
+        assert plan(module, mine, Checkpoint(OFFICIAL.parent, tensors, {}), prefix).rules.keys() == mine.keys()
