@@ -5,11 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from octo_integration.model.config import Build, Remat
-
-Tree = Any
 
 # Remat "dots" keeps what is dear to compute again: matrix products with weights, but not those of attention.
 POLICIES: dict[Remat, Callable[..., Any] | None] = {
@@ -44,16 +41,3 @@ def run_blocks(
         scanned = nn.map_variables(scanned, "params", trans_in_fn=lambda p: jax.tree.map(lambda leaf: leaf[:run], p))
     x, _ = scanned(config, build, name="blocks")(x, *shared)
     return x
-
-
-def unstack(params: Tree) -> Tree:
-    """Parameters of a model with `scan` as those of the same model without: blocks/w [D, ...] -> blocks_0/w, ..."""
-    flat = {}
-    for path, leaf in flatten_dict(params).items():
-        if "blocks" not in path:
-            flat[path] = leaf
-            continue
-        at = path.index("blocks")
-        for i, row in enumerate(leaf):
-            flat[(*path[:at], f"blocks_{i}", *path[at + 1 :])] = row
-    return unflatten_dict(flat)

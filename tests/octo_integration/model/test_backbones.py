@@ -14,7 +14,6 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from octo_integration.model import sizes, t5, vit
-from octo_integration.model.blocks import unstack
 from octo_integration.model.config import Build, LoraConfig, StemConfig, T5Config
 from octo_integration.model.language import Decoder
 from octo_integration.model.stem import Stem
@@ -29,6 +28,19 @@ CLIP = dataclasses.replace(SMALL.siglip, gelu="quick", pre_norm=True, cls_token=
 def loss(config, values):
     out = VLA(config).apply({"params": values}, *inputs(config))
     return jnp.sum(jnp.sin(out))
+
+
+def unstack(params):
+    """Parameters of a model with `scan` as those of the same model without: blocks/w [D, ...] -> blocks_0/w, ..."""
+    flat = {}
+    for path, leaf in flatten_dict(params).items():
+        if "blocks" not in path:
+            flat[path] = leaf
+            continue
+        at = path.index("blocks")
+        for i, row in enumerate(leaf):
+            flat[(*path[:at], f"blocks_{i}", *path[at + 1 :])] = row
+    return unflatten_dict(flat)
 
 
 @functools.cache
