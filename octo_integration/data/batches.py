@@ -61,9 +61,9 @@ def train_batches(
                          "pad_mask_dict": {each of the above: bool[b, window]}},
          "task": {"instruction": object[b] of str, with goals "image_primary": uint8[b, S, S, 3],
                   "pad_mask_dict": {each of these: bool[b]}},
-         "action": f32[b, chunk, A], normalised,
-         "action_pad_mask": bool[b, chunk, A], False past the episode's end and in dimensions that
-           only other data sets of the mixture have,
+         "action": f32[b, window - 1 + chunk, A], normalised, from the window's first timestep on,
+         "action_pad_mask": bool[b, window - 1 + chunk, A], False outside the episode and in
+           dimensions that only other data sets of the mixture have,
          "episode": int64[b], number in the split, "dataset": int64[b], number in the mixture}
         In all masks True is real; what is not is zeros.
 

@@ -9,8 +9,9 @@ from octo_integration.data.standardize import Episode
 def windows(episode: Episode, window: int, chunk: int, later: Any) -> dict[str, Any]:
     """Cuts a standardised episode of N steps into N samples, as Octo does.
 
-    Before the first step the first observation is repeated, past the last step the last action;
-    the masks say so.
+    The actions of a sample begin at the first timestep of its window: those from its timestep t on are action[t:].
+    Before the first step of the episode its first observation and action are repeated, past the last step the last
+    action; the masks say so.
 
     Args:
       later: f32[N] in [0, 1) tells which of the later steps is each sample's goal (0: the next, almost 1: the last; of
@@ -18,13 +19,13 @@ def windows(episode: Episode, window: int, chunk: int, later: Any) -> dict[str, 
 
     Returns:
       {"observation": {<key>: [N, window, ...], "timestep_pad_mask": bool[N, window]},
-       "task": {"instruction": string[N], with goals <image>: [N, ...]}, "action": f32[N, chunk, A],
-       "action_pad_mask": bool[N, chunk, A]}; in both masks True marks what is real.
+       "task": {"instruction": string[N], with goals <image>: [N, ...]}, "action": f32[N, window - 1 + chunk, A],
+       "action_pad_mask": bool[N, window - 1 + chunk, A]}; in both masks True marks what is real.
     """
     length = tf.shape(episode["action"])[0]
     now = tf.range(length)[:, None]
     past = now + tf.range(1 - window, 1)
-    future = now + tf.range(chunk)
+    acted = now + tf.range(1 - window, chunk)
     observation = {key: tf.gather(value, tf.maximum(past, 0)) for key, value in episode["observation"].items()}
     task = episode["task"]
     if later is not None:
@@ -35,6 +36,8 @@ def windows(episode: Episode, window: int, chunk: int, later: Any) -> dict[str, 
     return {
         "observation": {**observation, "timestep_pad_mask": past >= 0},
         "task": task,
-        "action": tf.gather(episode["action"], tf.minimum(future, length - 1)),
-        "action_pad_mask": tf.repeat((future < length)[..., None], tf.shape(episode["action"])[1], axis=2),
+        "action": tf.gather(episode["action"], tf.clip_by_value(acted, 0, length - 1)),
+        "action_pad_mask": tf.repeat(
+            ((acted >= 0) & (acted < length))[..., None], tf.shape(episode["action"])[1], axis=2
+        ),
     }

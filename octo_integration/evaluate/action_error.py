@@ -65,7 +65,9 @@ def action_error(
     texts: list[str] = []
     episodes: list[np.ndarray] = []
     for number, batch in enumerate(batches):
-        predicted, action, mask = predict(params, batch, number), batch["action"], batch["action_pad_mask"]
+        predicted = predict(params, batch, number)
+        # Before the last chunk, the present one, come the actions of earlier timesteps of the window.
+        action, mask = (batch[name][:, -predicted.shape[1] :] for name in ("action", "action_pad_mask"))
         if not np.isfinite(predicted).all():
             raise ValueError("action_error: the model predicts NaN or inf; its checkpoint is of no use.")
         sums.append((np.abs(predicted - action) * mask).sum((1, 2)))

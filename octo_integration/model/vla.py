@@ -19,7 +19,13 @@ from octo_integration.model.heads import HEADS
 from octo_integration.model.heads.common import Metrics
 from octo_integration.model.language import Decoder
 from octo_integration.model.partition import by_example
-from octo_integration.model.sequence import attention_mask, instruction_mask, token_positions, valid_tokens
+from octo_integration.model.sequence import (
+    attention_mask,
+    instruction_mask,
+    readout_steps,
+    sequence_positions,
+    valid_tokens,
+)
 from octo_integration.model.stem import Stem
 from octo_integration.model.t5 import T5
 from octo_integration.model.vit import Tower
@@ -60,7 +66,7 @@ class VLA(nn.Module):
             self.image_source = ImageSource(self._sources, width, dtype)
 
     def __call__(self, observation: Arrays, task: Arrays, key: jax.Array | None = None) -> jax.Array:
-        """Predicts the next actions.
+        """Predicts the actions of the last timestep and after.
 
         Args:
           key: for heads that draw; default: jax.random.key(0).
@@ -72,30 +78,41 @@ class VLA(nn.Module):
           ValueError: an input is missing, or of another size than the configuration's.
         """
         key = jax.random.key(0) if key is None else key
-        return self.action_head.predict(self.read(observation, task), key)
+        return self.action_head.predict(self.read(observation, task)[:, -1], key)
 
     def loss(self, batch: Arrays, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The action head's loss f32[] and what it logs.
+        """The action head's loss f32[] and what it logs, over the chunks of all timesteps that have readouts.
 
         Args:
-          batch: {"observation", "task", "action": f32[B, chunk, A] normalised, "action_pad_mask": bool[B, chunk, A]}.
+          batch: {"observation", "task", "action": f32[B, T - 1 + chunk, A] normalised, from the first timestep on,
+            "action_pad_mask": bool[B, T - 1 + chunk, A]}.
 
         Raises:
           ValueError: as `__call__`; actions or mask of another shape.
         """
         action, mask = batch["action"], batch["action_pad_mask"]
-        wanted = (self.config.chunk, self.config.action_dim)
+        real = batch["observation"]["timestep_pad_mask"]
+        chunk, window = self.config.chunk, real.shape[1]
+        wanted = (window - 1 + chunk, self.config.action_dim)
         for name, found in {"action": action.shape, "action_pad_mask": mask.shape}.items():
             if found[1:] != wanted:
                 raise ValueError(
-                    f"model: {name} has shape {found}, the configuration says [B, chunk, action_dim] with {wanted}; "
-                    "change either."
+                    f"model: {name} has shape {found}, the configuration says [B, window - 1 + chunk, "
+                    f"action_dim] with {wanted}; change either."
                 )
-        return self.action_head.loss(self.read(batch["observation"], batch["task"]), action, mask, key)
+        x = self.read(batch["observation"], batch["task"])
+        steps = np.asarray(readout_steps(self.config, window))
+        ahead = steps[:, None] + np.arange(chunk)
+        mask = mask[:, ahead] & real[:, steps, None, None]
+        # One row per timestep, those of a sample side by side.
+        x, action, mask = (by_example(value.reshape(-1, *value.shape[2:])) for value in (x, action[:, ahead], mask))
+        return self.action_head.loss(x, action, mask, key)
 
     def read(self, observation: Arrays, task: Arrays) -> jax.Array:
-        """[B, chunk, width], what the decoder makes of the readouts."""
-        return by_example(self.decode(observation, task)[:, -self.config.chunk :])
+        """[B, steps, chunk, width], what the decoder makes of the readouts of every timestep that has them."""
+        steps, chunk = len(readout_steps(self.config, observation["timestep_pad_mask"].shape[1])), self.config.chunk
+        x = by_example(self.decode(observation, task)[:, -steps * chunk :])
+        return x.reshape(len(x), steps, chunk, -1)
 
     def decode(self, observation: Arrays, task: Arrays) -> jax.Array:
         """[B, N, width], what the decoder makes of every token, in the order of `model/sequence.py`."""
@@ -103,7 +120,7 @@ class VLA(nn.Module):
         _check(observation, task, config)
         rows, window = observation["timestep_pad_mask"].shape
         images, patches = self._images(observation, task)
-        readouts = self.readout()
+        readouts = jnp.tile(self.readout(), (len(readout_steps(config, window)), 1))
         x = jnp.concatenate(
             [
                 images,
@@ -115,7 +132,7 @@ class VLA(nn.Module):
         )
         valid = valid_tokens(config, observation, task, patches)
         mask = attention_mask(config, valid, window, patches)
-        return self.language(by_example(x), token_positions(valid), mask)
+        return self.language(by_example(x), sequence_positions(config, valid, window), mask)
 
     def see(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3], pixels 0..255 -> [B, patches, width] decoder tokens."""

@@ -65,7 +65,7 @@ def test_a_batch_has_the_agreed_form(config: DataConfig) -> None:
         assert observation["proprio"].dtype == np.float32
         assert observation["timestep_pad_mask"].shape == (4, 2)
         assert observation["timestep_pad_mask"].dtype == bool
-        assert batch["action"].shape == (4, 3, 4) and batch["action"].dtype == np.float32
+        assert batch["action"].shape == (4, 4, 4) and batch["action"].dtype == np.float32
         assert batch["action_pad_mask"].shape == batch["action"].shape and batch["action_pad_mask"].dtype == bool
         assert batch["task"]["instruction"].dtype == object
         assert all(isinstance(text, str) for text in batch["task"]["instruction"])
@@ -91,9 +91,11 @@ def test_the_parts_of_a_sample_belong_together(config: DataConfig) -> None:
         assert abs(int(image[8, 8, 0]) - (10 * episode + step)) <= 1  # JPEG
         assert text == f"do task {episode} ö"
         source = [s["action"] for s in make_episode(episode, LENGTHS[episode])["steps"]]
-        real = np.stack(source[step : step + 3])
-        assert mask.tolist() == [[i < len(real)] * 4 for i in range(3)]
-        np.testing.assert_allclose(statistics.unnormalise_action(action)[: len(real)], real, rtol=1e-4, atol=1e-5)
+        # One step before the present and three from it on.
+        wanted = range(step - 1, step + 3)
+        assert mask.tolist() == [[0 <= i < len(source)] * 4 for i in wanted]
+        real = np.stack([source[i] for i in wanted if 0 <= i < len(source)])
+        np.testing.assert_allclose(statistics.unnormalise_action(action[mask[:, 0]]), real, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_sees_every_window_once_in_order(config: DataConfig) -> None:

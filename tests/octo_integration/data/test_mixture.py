@@ -132,9 +132,9 @@ def test_what_a_data_set_lacks_is_zero_and_masked(mixture: DataConfig) -> None:
     for batch in take(mixture, 4):
         arm = batch["dataset"] == 1
         observation, masks = batch["observation"], batch["observation"]["pad_mask_dict"]
-        assert batch["action"].shape == (8, 2, 7) and observation["proprio"].shape == (8, 2, 8)
+        assert batch["action"].shape == (8, 3, 7) and observation["proprio"].shape == (8, 2, 8)
         assert not batch["action_pad_mask"][arm][..., 4:].any() and not batch["action"][arm][..., 4:].any()
-        assert batch["action_pad_mask"][~arm][:, 0].all()
+        assert batch["action_pad_mask"][~arm][:, 1].all()
         assert not masks["image_wrist"][arm].any() and masks["image_wrist"][~arm].all()
         assert not observation["image_wrist"][arm].any()
         assert masks["image_primary"].all() and masks["proprio"].all()

@@ -22,13 +22,14 @@ def episode(length: int) -> dict:
 @pytest.mark.parametrize("length", [0, 1, 4])
 def test_every_entry_is_the_step_it_should_be(length: int, window: int, chunk: int) -> None:
     got = windows(episode(length), window, chunk, None)
-    assert got["action"].shape == (length, chunk, 2)
+    assert got["action"].shape == (length, window - 1 + chunk, 2)
     assert got["observation"]["proprio"].shape == (length, window, 1)
     for now in range(length):
-        for h in range(chunk):
-            step = min(now + h, length - 1)
+        for h in range(window - 1 + chunk):
+            wanted = now - (window - 1) + h
+            step = min(max(wanted, 0), length - 1)
             np.testing.assert_array_equal(got["action"][now, h], [step, 10 * step])
-            np.testing.assert_array_equal(got["action_pad_mask"][now, h], [now + h < length] * 2)
+            np.testing.assert_array_equal(got["action_pad_mask"][now, h], [0 <= wanted < length] * 2)
         for t in range(window):
             wanted = now - (window - 1) + t
             assert bool(got["observation"]["timestep_pad_mask"][now, t]) == (wanted >= 0)

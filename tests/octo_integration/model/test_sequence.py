@@ -6,17 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from octo_integration.model.sequence import attention_mask, token_positions, token_times, valid_tokens
+from octo_integration.model.sequence import attention_mask, sequence_positions, token_positions, valid_tokens
 from tests.octo_integration.model.small import SMALL
 
 # Two timesteps, two cameras of one patch, a goal of one patch, two words, two readouts.
 CONFIG = dataclasses.replace(SMALL, cameras=("primary", "wrist"), goal=True, chunk=2)
-# The tokens: Camera and Wrist of timestep 1 and 2, Goal, Words, Proprio, Readouts.
-NAMES = "C1 W1 C2 W2 G w w p1 p2 R R".split()
+# The tokens: Camera and Wrist of timestep 1 and 2, Goal, Words, Proprio, Readouts of timestep 1 and 2.
+NAMES = "C1 W1 C2 W2 G w w p1 p2 R1 R1 R2 R2".split()
+# Without Octo's mask only the last timestep has readouts.
+LAST = [name for name in NAMES if name != "R1"]
 
 
-def table(config, observation=(), task=(), real=(True, True)):
-    """The mask of one sample whose pad_mask_dicts are given."""
+def valid(config, observation=(), task=(), real=(True, True)):
+    """What is there of one sample whose pad_mask_dicts are given."""
     observation = {
         "timestep_pad_mask": np.asarray([real]),
         "pad_mask_dict": {name: np.asarray([mask]) for name, mask in observation},
@@ -25,8 +27,12 @@ def table(config, observation=(), task=(), real=(True, True)):
         "mask": np.ones((1, 2), bool),
         "pad_mask_dict": {name: np.asarray([mask]) for name, mask in task},
     }
-    valid = valid_tokens(config, observation, task, patches=1)
-    return np.asarray(attention_mask(config, valid, window=2, patches=1))[0].astype(int)
+    return valid_tokens(config, observation, task, patches=1)
+
+
+def table(config, **change):
+    """The mask of one sample."""
+    return np.asarray(attention_mask(config, valid(config, **change), window=2, patches=1))[0].astype(int)
 
 
 def read(rows):
@@ -38,24 +44,27 @@ def read(rows):
 
 def test_blockwise():
     wanted = read("""
-        C1  1 1  0 0  1  1 1  1 0  0 0
-        W1  1 1  0 0  1  1 1  1 0  0 0
-        C2  1 1  1 1  1  1 1  1 1  0 0
-        W2  1 1  1 1  1  1 1  1 1  0 0
-        G   0 0  0 0  1  1 1  0 0  0 0
-        w   0 0  0 0  1  1 1  0 0  0 0
-        w   0 0  0 0  1  1 1  0 0  0 0
-        p1  1 1  0 0  1  1 1  1 0  0 0
-        p2  1 1  1 1  1  1 1  1 1  0 0
-        R   1 1  1 1  1  1 1  1 1  1 1
-        R   1 1  1 1  1  1 1  1 1  1 1
+        C1  1 1  0 0  1  1 1  1 0  0 0  0 0
+        W1  1 1  0 0  1  1 1  1 0  0 0  0 0
+        C2  1 1  1 1  1  1 1  1 1  0 0  0 0
+        W2  1 1  1 1  1  1 1  1 1  0 0  0 0
+        G   0 0  0 0  1  1 1  0 0  0 0  0 0
+        w   0 0  0 0  1  1 1  0 0  0 0  0 0
+        w   0 0  0 0  1  1 1  0 0  0 0  0 0
+        p1  1 1  0 0  1  1 1  1 0  0 0  0 0
+        p2  1 1  1 1  1  1 1  1 1  0 0  0 0
+        R1  1 1  0 0  1  1 1  1 0  1 1  0 0
+        R1  1 1  0 0  1  1 1  1 0  1 1  0 0
+        R2  1 1  1 1  1  1 1  1 1  0 0  1 1
+        R2  1 1  1 1  1  1 1  1 1  0 0  1 1
     """)
     np.testing.assert_array_equal(table(CONFIG), wanted)
 
 
 def test_causal_is_the_order_of_the_sequence_and_full_is_everything():
-    np.testing.assert_array_equal(table(dataclasses.replace(CONFIG, attention="causal")), np.tri(len(NAMES), dtype=int))
-    np.testing.assert_array_equal(table(dataclasses.replace(CONFIG, attention="full")), 1)
+    np.testing.assert_array_equal(table(dataclasses.replace(CONFIG, attention="causal")), np.tri(len(LAST), dtype=int))
+    full = table(dataclasses.replace(CONFIG, attention="full"))
+    np.testing.assert_array_equal(full, np.ones((len(LAST), len(LAST))))
 
 
 MISSING = {
@@ -73,24 +82,37 @@ MISSING = {
 def test_what_is_missing_is_attended_to_by_nobody_and_the_rest_as_before(kind, missing):
     config = dataclasses.replace(CONFIG, attention=kind)
     change, columns = MISSING[missing]
-    gone = np.isin(NAMES, columns)
+    gone = np.isin(NAMES if kind == "blockwise" else LAST, columns)
     assert gone.any()
     np.testing.assert_array_equal(table(config, **change), np.where(gone, 0, table(config)))
 
 
 def test_padding_of_the_instruction_is_attended_to_by_nobody():
     observation = {"timestep_pad_mask": np.ones((1, 2), bool)}
-    valid = valid_tokens(CONFIG, observation, {"mask": np.array([[True, False]])}, patches=3)
-    assert valid.shape == (1, 2 * 2 * 3 + 3 + 2 + 2 + 2)
-    np.testing.assert_array_equal(np.flatnonzero(~valid[0]), [2 * 2 * 3 + 3 + 1])
+    found = valid_tokens(CONFIG, observation, {"mask": np.array([[True, False]])}, patches=3)
+    assert found.shape == (1, 2 * 2 * 3 + 3 + 2 + 2 + 2 * 2)
+    np.testing.assert_array_equal(np.flatnonzero(~found[0]), [2 * 2 * 3 + 3 + 1])
 
 
 def test_one_camera_and_no_goal():
     config = dataclasses.replace(SMALL, chunk=1)
     observation = {"timestep_pad_mask": np.array([[False, True]])}
-    valid = valid_tokens(config, observation, {"mask": np.array([[True, False]])}, patches=1)
-    np.testing.assert_array_equal(valid[0], [0, 1, 1, 0, 0, 1, 1])
-    np.testing.assert_array_equal(token_times(window=2, patches=1, task=2, chunk=1), [0, 1, -1, -1, 0, 1, 2])
+    found = valid_tokens(config, observation, {"mask": np.array([[True, False]])}, patches=1)
+    np.testing.assert_array_equal(found[0], [0, 1, 1, 0, 0, 1, 1, 1])
+
+
+def test_readouts_of_every_timestep_follow_its_proprio_token():
+    positions = np.asarray(sequence_positions(CONFIG, valid(CONFIG), window=2))[0]
+    np.testing.assert_array_equal(positions, [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 9, 10])
+    last = dataclasses.replace(CONFIG, attention="causal")
+    np.testing.assert_array_equal(np.asarray(sequence_positions(last, valid(last), window=2))[0], np.arange(len(LAST)))
+
+
+def test_one_timestep_is_a_plain_sequence():
+    rows = np.array([[1, 1, 1, 0, 1, 1, 1]], bool)
+    config = dataclasses.replace(SMALL, chunk=2)
+    got = np.asarray(sequence_positions(config, jnp.asarray(rows), window=1))
+    np.testing.assert_array_equal(got, np.asarray(token_positions(jnp.asarray(rows))))
 
 
 def test_positions_skip_what_is_not_valid():

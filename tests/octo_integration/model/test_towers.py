@@ -58,7 +58,7 @@ def test_the_tree_of_octos_structure():
 
 def test_octos_structure_learns_everywhere():
     observation, task = inputs(OCTO)
-    action = np.random.default_rng(0).normal(size=(2, OCTO.chunk, OCTO.action_dim)).astype(np.float32)
+    action = np.random.default_rng(0).normal(size=(2, 1 + OCTO.chunk, OCTO.action_dim)).astype(np.float32)
     batch = {"observation": observation, "task": task, "action": action, "action_pad_mask": action < 9}
 
     def loss(values):

@@ -89,6 +89,37 @@ def test_missing_timesteps_change_nothing():
     np.testing.assert_allclose(run(wide, task), run(observation, task), atol=1e-5)
 
 
+def test_every_timestep_is_read_as_if_it_were_the_last():
+    observation, task = inputs(window=2)
+
+    def read(observation):
+        return np.asarray(VLA(SMALL).apply({"params": params()}, observation, task, method="read"))
+
+    both, first = read(observation), read({name: x[:, :1] for name, x in observation.items()})
+    assert both.shape == (2, 2, SMALL.chunk, SMALL.language.width)
+    ended = {**observation, "timestep_pad_mask": np.array([[True, False]] * 2)}
+    np.testing.assert_allclose(read(ended)[:, 0], first[:, 0], atol=1e-5)
+    later = inputs(window=2, seed=9)[0]
+    changed = {name: np.concatenate([x[:, :1], later[name][:, 1:]], axis=1) for name, x in observation.items()}
+    np.testing.assert_allclose(read(changed)[:, 0], both[:, 0], atol=1e-5)
+    assert np.abs(read(changed)[:, 1] - both[:, 1]).max() > 1e-3
+
+
+def test_the_loss_is_that_of_every_real_timestep():
+    observation, task = inputs(window=2)
+    observation["timestep_pad_mask"][0, 0] = False
+    rng = np.random.default_rng(3)
+    action = rng.normal(size=(2, 1 + SMALL.chunk, SMALL.action_dim)).astype(np.float32)
+    mask = rng.random(action.shape) < 0.8
+    batch = {"observation": observation, "task": task, "action": action, "action_pad_mask": mask}
+    got, _ = VLA(SMALL).apply({"params": params()}, batch, jax.random.key(0), method="loss")
+    x = VLA(SMALL).apply({"params": params()}, observation, task, method="read")
+    guess = [VLA(SMALL).bind({"params": params()}).action_head.predict(x[:, t], jax.random.key(0)) for t in (0, 1)]
+    rows = [(0, 1), (1, 0), (1, 1)]
+    errors = [np.abs(guess[t][i] - action[i, t : t + SMALL.chunk])[mask[i, t : t + SMALL.chunk]] for i, t in rows]
+    np.testing.assert_allclose(got, np.concatenate(errors).mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["image_primary", "proprio"])
 @pytest.mark.parametrize("step", [0, 1])
 def test_every_real_timestep_counts(name, step):
@@ -162,7 +193,7 @@ def test_wrong_sizes_are_named():
 
 def test_actions_and_masks_of_another_shape_are_named():
     observation, task = inputs()
-    right = np.zeros((2, SMALL.chunk, SMALL.action_dim), np.float32)
+    right = np.zeros((2, 2 - 1 + SMALL.chunk, SMALL.action_dim), np.float32)
     for name, bad in {"action": right[..., :3], "action_pad_mask": np.ones((2, SMALL.chunk), bool)}.items():
         batch = {"observation": observation, "task": task, "action": right, "action_pad_mask": right == 0, name: bad}
         with pytest.raises(ValueError, match=f"model: {name} has shape .* the configuration says"):
