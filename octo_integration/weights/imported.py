@@ -25,7 +25,7 @@ from tqdm import tqdm
 import maps_optax as mx
 from octo_integration.weights.convert import load, plan, unload
 from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
-from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC
+from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC, PRISMATIC_TRAINED
 
 Tree = Any
 IN_FLIGHT = 0.1  # of the model
@@ -67,7 +67,7 @@ def import_weights(
         wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(shapes[module]).items()}
         plans[module] = plan(module, wanted, checkpoint, prefix)
     if prismatic is not None:
-        _check_prismatic(opened["language"][0])
+        _check_prismatic(opened)
     params: Tree = {}
     host = jax.devices("cpu")[0]
     for module in tqdm(plans, desc=f"import {model}", unit="module"):
@@ -200,7 +200,8 @@ def _table(value: np.ndarray, shape: list[int]) -> bool:
 def _open(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tuple[Checkpoint, str | None]]:
     if prismatic is not None:
         whole = open_checkpoint(prismatic)
-        return {module: (whole, prefix) for module, prefix in PRISMATIC.items()}
+        trained = any(name.startswith(PRISMATIC_TRAINED["language"]) for name in whole.tensors)
+        return {module: (whole, prefix) for module, prefix in (PRISMATIC_TRAINED if trained else PRISMATIC).items()}
     opened: dict[str, tuple[Checkpoint, str | None]] = {}
     for module, directory in sources.items():
         checkpoint = open_checkpoint(directory)
@@ -213,8 +214,9 @@ def _open(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tupl
     return opened
 
 
-def _check_prismatic(checkpoint: Checkpoint) -> None:
-    known = (*PRISMATIC.values(), "action_head.", "proprio_projector.")
+def _check_prismatic(opened: Mapping[str, tuple[Checkpoint, str | None]]) -> None:
+    checkpoint = opened["language"][0]
+    known = (*(str(prefix) for _, prefix in opened.values()), "action_head.", "proprio_projector.")
     unused = sorted(name for name in checkpoint.tensors if not name.startswith(known))
     if unused:
         raise ValueError(f"{checkpoint.directory} does not fit a Prismatic model: unused: {', '.join(unused)}.")
@@ -248,7 +250,7 @@ def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree) -> N
         if have.get(name) != leaf.shape:
             raise ValueError(
                 f"weights {directory} are of {record['model']}: {name} is {list(have.get(name, ()))}, the model has "
-                f"{list(leaf.shape)}; give --model {record['model']}."
+                f"{list(leaf.shape)}; give --model {record['model']}, and --data.image-size as it was imported."
             )
 
 

@@ -147,6 +147,10 @@ _T5 = (
 _T5_SHARED = (Rule("embed/embedding", "shared.weight"), *_T5[1:])
 
 _BRIDGE = tuple(rule for name in ("fc1", "fc2", "fc3") for rule in _linear(name, name))
+# As layers of torch.nn.Sequential, with the activations between.
+_BRIDGE_SEQUENTIAL = tuple(
+    rule for name, at in (("fc1", "0"), ("fc2", "2"), ("fc3", "4")) for rule in _linear(name, at)
+)
 
 _POOLING = "the pooling head is not used"
 _TEXT = "the text tower is not used"
@@ -187,7 +191,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     ),
     "clip": (Format("transformers", _HF_VISION, _VISION_IGNORED),),
     "t5": (Format("transformers", _T5, _T5_IGNORED), Format("transformers, shared", _T5_SHARED, _T5_IGNORED)),
-    "bridge": (Format("prismatic", _BRIDGE, {}),),
+    "bridge": (Format("prismatic", _BRIDGE, {}), Format("prismatic, sequential", _BRIDGE_SEQUENTIAL, {})),
     "language": (Format("transformers", _DECODER, _DECODER_IGNORED),),
 }
 # Where the modules of a Prismatic checkpoint (MiniVLA, OpenVLA) are.
@@ -196,6 +200,13 @@ PRISMATIC = {
     "siglip": "vision_backbone.fused_featurizer.",
     "bridge": "projector.",
     "language": "language_model.",
+}
+# ... and of one that Prismatic's own training saved (MiniVLA's release), as safetensors.
+PRISMATIC_TRAINED = {
+    "dinov2": "vision_backbone.dino_featurizer.",
+    "siglip": "vision_backbone.siglip_featurizer.",
+    "bridge": "projector.projector.",
+    "language": "llm_backbone.llm.",
 }
 # config.json's model_type of the checkpoints that hold a module.
 MODEL_TYPES: dict[str, tuple[str, ...]] = {

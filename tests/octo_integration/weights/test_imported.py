@@ -132,6 +132,38 @@ def test_a_prismatic_checkpoint_there_and_back(tmp_path, weights):
         np.testing.assert_array_equal(value, tensors[name], err_msg=name)
 
 
+TRAINED = {
+    "vision_backbone.featurizer.": "vision_backbone.dino_featurizer.",
+    "vision_backbone.fused_featurizer.": "vision_backbone.siglip_featurizer.",
+    "projector.fc1": "projector.projector.0",
+    "projector.fc2": "projector.projector.2",
+    "projector.fc3": "projector.projector.4",
+    "language_model.": "llm_backbone.llm.",
+    "scale_factor": "gamma",
+}
+
+
+def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
+    tensors = prismatic(tmp_path / "released")
+    wanted = import_weights("small", shapes(), {}, tmp_path / "wanted", tmp_path / "released")
+    renamed = {}
+    for name, value in tensors.items():
+        for old, new in TRAINED.items():
+            name = name.replace(old, new)
+        renamed[name] = value
+    (tmp_path / "trained").mkdir()
+    save_file(renamed, tmp_path / "trained" / "model.safetensors")
+    record = import_weights("small", shapes(), {}, tmp_path / "out", tmp_path / "trained")
+    assert record["fingerprints"] == wanted["fingerprints"]
+    (file,) = export_weights(restore(tmp_path / "out", shapes()), record, tmp_path / "exported")
+    assert {name for name in renamed if ".attn_pool." not in name} - set(load_file(file)) <= {
+        "llm_backbone.llm.lm_head.weight"
+    }
+    save_file({**renamed, "extra.weight": np.zeros(1, np.float32)}, tmp_path / "trained" / "model.safetensors")
+    with pytest.raises(ValueError, match="unused: extra.weight"):
+        import_weights("small", shapes(), {}, tmp_path / "more", tmp_path / "trained")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_halves_become_float32(tmp_path, dtype):
     import ml_dtypes  # of jax
