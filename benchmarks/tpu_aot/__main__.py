@@ -43,7 +43,7 @@ from octo_integration.train.step import TrainState, abstract_state, make_loss, m
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1]
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
 
 
 class Pod(NamedTuple):
@@ -181,37 +181,29 @@ def abstract_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> dict[str, A
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown; sizes are per chip."""
-    head = (
-        "| model | pod | data x fsdp | weights held by | params | moments | θ0 | temporaries | peak, GiB | fits |"
-        " FLOPs | bytes accessed | collectives, of MAPS |"
-    )
-    lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
-    for row in rows:
-        mesh = f"{row['mesh']['data']} x {row['mesh']['fsdp']}"
-        sizes = [f"{row[name] / MIB:,.0f}" for name in ("params", "moments", "anchor")]
-        start = [row["model"], row["pod"], mesh, row["hold"], *sizes]
-        if "error" in row:
-            lines.append(f"| {' | '.join(start)} | – | – | no | – | – | – |")
+    """The table of the top README, of the models, pods and batches that have all rows; sizes in GiB per chip."""
+    head = ["model, pod (data x fsdp)", "params + moments", "θ0", "Adam", "MAPS", "θ0 in bf16", "θ0 on the host"]
+    head += ["bytes accessed, MAPS / Adam", "collectives + those of MAPS"]
+    lines = [head, ["---"] * len(head)]
+    for model, pod, batch in dict.fromkeys((row["model"], row["pod"], row["batch"]) for row in rows):
+        found = {r["hold"]: r for r in rows if (r["model"], r["pod"], r["batch"]) == (model, pod, batch)}
+        if found.keys() != HOLDS.keys():
             continue
-        base = next((r for r in rows if _same(r, row) and r["hold"] == "adam" and "error" not in r), None)
-        fits = "yes" if row["peak"] < PODS[row["pod"]].memory else "no"
-        own = "–" if base is None else sum(row["collectives"].values()) - sum(base["collectives"].values())
-        cells = [
-            *start,
-            f"{row['temporaries'] / MIB:,.0f}",
-            f"{row['peak'] / GIB:.2f}",
-            fits,
-            f"{row['flops'] / 1e12:.2f} T",
-            f"{row['bytes_accessed'] / GIB:.1f} GiB",
-            f"{sum(row['collectives'].values())}, {own}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        adam, maps = found["adam"], found["maps"]
+        sizes = [f"{size / GIB:.2f}" for size in (maps["params"] + maps["moments"], maps["anchor"])]
+        costs = ["–", "–"]
+        if "error" not in adam and "error" not in maps:
+            without, held = (sum(row["collectives"].values()) for row in (adam, maps))
+            costs = [f"{maps['bytes_accessed'] / adam['bytes_accessed']:.2f}", f"{without} + {held - without}"]
+        mesh = f"{maps['mesh']['data']} x {maps['mesh']['fsdp']}"
+        lines.append([f"`{model}`, {pod} ({mesh})", *sizes, *(_peak(found[hold]) for hold in HOLDS), *costs])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(a[name] == b[name] for name in ("model", "pod", "batch"))
+def _peak(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "does not fit"
+    return f"{row['peak'] / GIB:.2f}{'' if row['peak'] < PODS[row['pod']].memory else ', too much'}"
 
 
 def _version() -> str:

@@ -16,8 +16,7 @@ def blockwise_mask(times: jax.Array, valid: jax.Array) -> jax.Array:
     """Octo's block-wise causal attention (arXiv 2405.12213) from one number per token.
 
     Token q attends to token k where time[k] <= time[q] and k is valid. Tokens of one time see each
-    other. Instructions have time -1, observations their timestep, readouts a time after the last
-    observation, so that nothing but readouts attends to readouts; a time per token is causal.
+    other. Instructions have time -1, observations their timestep; a time per token is causal.
 
     Args:
       times: int[N], or int[B, N] where samples differ.

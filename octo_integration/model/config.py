@@ -200,8 +200,8 @@ class VLAConfig:
       goal: the task may hold a goal image, task["image_primary"].
       tokenizer: "bytes", or a Hugging Face tokenizer.json (its path) that fits the language model or t5.
       prompt: what the language model is told; "{instruction}" stands for the instruction.
-      attention: who sees whom among the decoder's tokens: blockwise, as Octo; causal, as the language model was
-        pretrained; full, as OpenVLA-OFT's parallel decoding.
+      attention: who sees whom among the decoder's tokens: blockwise, as Octo, with readouts at every timestep;
+        causal, as the language model was pretrained; full, as OpenVLA-OFT's parallel decoding.
       lora: adapters on the pretrained kernels.
       dtype: of the activations; parameters are float32 whatever it is.
       scan: blocks of one tower are one stacked leaf and one loop (fast to compile); False: a leaf each, unrolled.

@@ -108,11 +108,14 @@ def test_readouts_of_every_timestep_follow_its_proprio_token():
     np.testing.assert_array_equal(np.asarray(sequence_positions(last, valid(last), window=2))[0], np.arange(len(LAST)))
 
 
-def test_one_timestep_is_a_plain_sequence():
-    rows = np.array([[1, 1, 1, 0, 1, 1, 1]], bool)
+def test_one_timestep_is_a_plain_sequence_whose_readouts_see_all():
+    # An image of two patches, a word and a missing one, proprio, two readouts.
+    rows = jnp.array([[1, 1, 1, 0, 1, 1, 1]], bool)
     config = dataclasses.replace(SMALL, chunk=2)
-    got = np.asarray(sequence_positions(config, jnp.asarray(rows), window=1))
-    np.testing.assert_array_equal(got, np.asarray(token_positions(jnp.asarray(rows))))
+    np.testing.assert_array_equal(sequence_positions(config, rows, window=1), token_positions(rows))
+    wanted = [[1, 1, 1, 0, 1, 0, 0]] * 2 + [[0, 0, 1, 0, 0, 0, 0]] * 2 + [[1, 1, 1, 0, 1, 0, 0]]
+    wanted += [[1, 1, 1, 0, 1, 1, 1]] * 2
+    np.testing.assert_array_equal(attention_mask(config, rows, window=1, patches=2)[0], np.array(wanted))
 
 
 def test_positions_skip_what_is_not_valid():
