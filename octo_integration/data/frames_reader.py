@@ -15,9 +15,15 @@ SHAPES: Mapping[str, tuple[int | None, ...]] = {
     "goal": (3,),
     "hand_pixel": (2,),
     "object_pixel": (2,),
+    "opening": (),
+    "shape": (None, 3),
+    "shape_pixel": (None, 2),
+    "shape_names": (),
+    "instruction": (),
     "caption": (),
     "task": (),
 }
+TEXTS = ("shape_names", "instruction", "caption", "task")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +34,11 @@ class Frames:
       image: uint8[N, H, W, 3].
       hand, object, goal: f32[N, 3], metres.
       hand_pixel, object_pixel: f32[N, 2], column and row as fractions of the image.
-      caption, task: object[N] of str.
+      opening: f32[N], of the gripper, 0..1.
+      shape: f32[N, 3, 3], metres; shape_pixel: f32[N, 3, 2]. Where coloured shapes lie, or zeros.
+      shape_names: object[N] of str, the names of these shapes ("red cube; blue ball; green disc") or "".
+      instruction, caption, task: object[N] of str. Where there are shapes, object and goal are the one that the
+        instruction names.
     """
 
     image: np.ndarray
@@ -37,6 +47,11 @@ class Frames:
     goal: np.ndarray
     hand_pixel: np.ndarray
     object_pixel: np.ndarray
+    opening: np.ndarray
+    shape: np.ndarray
+    shape_pixel: np.ndarray
+    shape_names: np.ndarray
+    instruction: np.ndarray
     caption: np.ndarray
     task: np.ndarray
 
@@ -85,7 +100,7 @@ def read_frames(path: str | Path) -> Frames:
     for name, values in columns.items():
         if values.dtype == np.float32 and not np.isfinite(values).all():
             raise ValueError(f"frames: {path}: {name} has values that are not finite; render again.")
-    for name in ("caption", "task"):
+    for name in TEXTS:
         texts = [text.decode() for text in columns[name].tolist()]
         columns[name] = np.array(texts, dtype=object)
     return Frames(**columns)

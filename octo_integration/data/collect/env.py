@@ -4,6 +4,8 @@ One step here holds its action for ACTION_REPEAT steps of Meta-World: a frame co
 an episode then takes 15-50 steps.
 """
 
+import colorsys
+import dataclasses
 import warnings
 import zlib
 from types import TracebackType
@@ -11,13 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from octo_integration.data.collect.goals import (
+    X_RANGE,
+    ColoredShape,
+    Scene,
+    approach,
+    draw_scene,
+    geom,
+    is_reached,
+    place,
+)
 from octo_integration.data.collect.looks import CAMERA, FIELD_OF_VIEW, Looks
 from octo_integration.data.collect.renderer import Renderer, SimulatorMissing, import_mujoco
-from octo_integration.data.collect.shifts import Shift
+from octo_integration.data.collect.shifts import LAYOUTS, Shift, hue_name
 from octo_integration.data.collect.tasks import get_task
 
 ACTION_REPEAT = 2
 ACTION_SIZE = 4
+MIN_EXTENT = 0.01  # metres; some of Meta-World's axes vary by 2 mm
 
 Observation = dict[str, np.ndarray]
 
@@ -54,23 +67,25 @@ class MetaWorldEnv:
         self._mujoco = import_mujoco()
         self._env, self._policy_class = _build(self._task.environment)
         self._model, self._data = self._env.model, self._env.data
-        self._looks = Looks(self._model)
+        self._looks = Looks(self._model, hide_marker=not self._task.marker, hide_object=self._task.has_goals)
         self._camera = self._model.camera(CAMERA).id
         self._renderer = Renderer(self._model, image_size, self._camera)
+        self._space = self._env._random_reset_space
+        self._low, self._high = self._space.low.copy(), self._space.high.copy()
         self._shift = Shift()
+        self._scene = Scene((), 0)
+        self._start = np.zeros(3)
         self._state: np.ndarray | None = None
         self.set_shift(shift or Shift())
 
     @property
     def instruction(self) -> str:
         """What to do, in words."""
-        choice = self._shift.paraphrase
-        if choice is None:
-            return self._task.instruction
-        return self._task.paraphrases[choice % len(self._task.paraphrases)]
+        words = self._task.wording(self._shift.wording, self._shift.paraphrase)
+        return words.replace("{goal}", self.shapes()[self._scene.goal].name) if self._task.has_goals else words
 
     def set_shift(self, shift: Shift) -> None:
-        """Changes the looks from the next image on."""
+        """Changes looks and words from the next image on, and layouts from the next `reset` on."""
         self._shift = shift
         self._looks.apply(shift, self._renderer)
         self._mujoco.mj_camlight(self._model, self._data)
@@ -78,9 +93,30 @@ class MetaWorldEnv:
     def reset(self, seed: int) -> Observation:
         """Starts an episode whose initial state depends on `seed` alone."""
         self._env.seed(seed)
+        layout = LAYOUTS[self._shift.layout]
+        restrict(self._space, self._low, self._high, layout)
         self._state, _ = self._env.reset()
         self._policy = self._policy_class()
+        if self._task.has_goals:
+            low, high = (X_RANGE[0] + share * (X_RANGE[1] - X_RANGE[0]) for share in layout)
+            rng = np.random.default_rng(seed_of(seed, "goals"))
+            self._scene = draw_scene(rng, self._shift.goals, (low, high))
+        self._start = self.positions().object
         return self._observe()
+
+    def set_goal(self, number: int) -> None:
+        """Makes another of `shapes` the goal, until the next `reset`."""
+        self._scene = self._scene._replace(goal=number)
+
+    def shapes(self) -> tuple[ColoredShape, ...]:
+        """The coloured shapes on the table, as they look now: none in Meta-World's own tasks."""
+        shapes, goal = self._scene
+        color = self._shift.color
+        if color is None or not shapes:
+            return shapes
+        rgb = colorsys.hsv_to_rgb(color.hue, color.saturation, 0.9)
+        painted = dataclasses.replace(shapes[goal], color=hue_name(color.hue), rgb=rgb)
+        return (*shapes[:goal], painted, *shapes[goal + 1 :])
 
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """`advance`, and what is seen then."""
@@ -91,7 +127,7 @@ class MetaWorldEnv:
         """Carries out f32[4] in [-1, 1]: hand movement (1 is a centimetre per Meta-World step), closing of the gripper.
 
         Returns:
-          Whether Meta-World calls the task done at this moment.
+          Whether Meta-World calls the task done at this moment, or the hand is above the goal of the task `point`.
 
         Raises:
           ValueError: not four finite numbers.
@@ -104,16 +140,21 @@ class MetaWorldEnv:
         success = False
         for _ in range(ACTION_REPEAT):
             self._state, _, _, _, info = self._env.step(action.clip(-1, 1))
-            success = success or bool(info["success"])
+            done = bool(info["success"])
+            if self._task.has_goals:
+                done = is_reached(*self.positions()[::2])
+            success = success or done
         return success
 
     def expert_action(self) -> np.ndarray:
-        """What Meta-World's script for this task does now: f32[4] in [-1, 1].
+        """What the script for this task, Meta-World's or ours, does now: f32[4] in [-1, 1].
 
         Raises:
           RuntimeError: before `reset`.
         """
         state = self._started()
+        if self._task.has_goals:
+            return approach(*self.positions()[::2])
         with warnings.catch_warnings():
             # The scripts ask for more than the environment allows and warn about it every time.
             warnings.simplefilter("ignore")
@@ -138,12 +179,16 @@ class MetaWorldEnv:
         # Physics moves goal markers that Meta-World keeps in Python.
         for name, position in self._env._target_site_config:
             self._env._set_pos_site(name, position)
-        return self._renderer.render(self._data)
+        others = [shape for number, shape in enumerate(self._scene.shapes) if number != self._scene.goal]
+        distractors = place(self._shift.distractors, self._start, others)
+        return self._renderer.render(self._data, map(geom, (*self.shapes(), *distractors)))
 
     def positions(self) -> Positions:
-        """Where hand, object and goal are."""
+        """Where hand, object and goal are; object and goal are the same shape in the task `point`."""
         env = self._env
-        found = (env.get_endeff_pos(), env._get_pos_objects()[:3], env._target_pos)
+        found = [env.get_endeff_pos(), env._get_pos_objects()[:3], env._target_pos]
+        if self._scene.shapes:
+            found[1:] = 2 * [self._scene.shapes[self._scene.goal].position]
         return Positions(*(np.array(position, np.float32) for position in found))
 
     def opening(self) -> float:
@@ -190,6 +235,13 @@ def seed_of(*words: int | str) -> int:
     """A seed for `reset`, the same for the same words and unrelated to that of others."""
     numbers = [zlib.crc32(word.encode()) if isinstance(word, str) else word for word in words]
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)  # gymnasium takes 31 bits
+
+
+def restrict(space: Any, low: np.ndarray, high: np.ndarray, layout: tuple[float, float]) -> None:
+    """Narrows a space of initial states to a share of the first axis along which they vary from `low` to `high`."""
+    space.low[:], space.high[:] = low, high
+    axis = int(np.argmax(high - low > MIN_EXTENT))
+    space.low[axis], space.high[axis] = (low[axis] + share * (high[axis] - low[axis]) for share in layout)
 
 
 def _build(name: str) -> tuple[Any, Any]:

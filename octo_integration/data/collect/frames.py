@@ -1,10 +1,12 @@
 """Single frames of randomised scenes, labelled by the simulator, for pretraining.
 
-Looks come from the ranges `shifts.SEEN`: none of them is a held-out look.
+Looks come from the ranges `shifts.SEEN`: none of them is a held-out look. Coloured shapes are of `goals.KNOWN_PAIRS`.
+Words are the instructions and synonyms of tasks.csv, never its paraphrases. No frame says what the expert would do.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, Positions
 from octo_integration.data.collect.experts import disturbance
+from octo_integration.data.collect.goals import NEW_PAIRS, SHAPES_PER_SCENE, ColoredShape
 from octo_integration.data.collect.parallel import encode_jpeg, environment, parallel_map
 from octo_integration.data.collect.shifts import Light, Shift, draw_seen, hue_name
 from octo_integration.data.collect.tasks import TASKS, get_task
@@ -24,8 +27,10 @@ HAND_LOW, HAND_HIGH = np.array([-0.3, 0.45, 0.06]), np.array([0.3, 0.85, 0.35]) 
 NEAR = 0.08  # of the image; closer than this, hand and object are called touching
 DIM, BRIGHT = 0.8, 1.15  # intensities that a caption mentions
 OPEN = 0.6  # gripper openings above it are called open
+GOALS_EVERY = 4  # of so many jobs, one shows coloured shapes
+CLAUSES = 3  # at most, besides where the hand is
 DESCRIPTION = (
-    "Meta-World scenes with random poses, textures, light, camera and object colours; positions and a caption."
+    "Meta-World scenes with random poses, textures, light and object colours; positions, an instruction, a caption."
 )
 
 Frame = dict[str, Any]
@@ -51,13 +56,16 @@ def render_frames(
     """Renders frames and writes them as a TFDS data set with one split, "train".
 
     Features: image uint8[H, W, 3]; hand, object, goal f32[3] in metres; hand_pixel, object_pixel f32[2], column and row
-    as fractions of the image; caption; task. Tasks take turns, frames of one episode are neighbours: shuffle.
+    as fractions of the image; opening of the gripper f32[], 0..1; shape_names ("red cube; blue ball; green disc" or
+    ""), shape f32[3, 3] and shape_pixel f32[3, 2] of these, or zeros; instruction; caption; task. Where there are
+    shapes, object and goal are the one that the instruction names. Tasks take turns, `point` most often; frames of one
+    episode are neighbours: shuffle.
 
     Args:
       out: directory to make.
       count: frames in all.
       seed: the same seed gives the same frames.
-      workers: simulator processes.
+      workers: simulator processes, of 90 MB per task.
       tasks: names from `tasks.TASKS`.
       image_size: height and width in pixels.
 
@@ -77,9 +85,10 @@ def render_frames(
         raise ValueError("frames: tasks is empty; name at least one.")
     for task in tasks:
         get_task(task)
+    starts = range(0, count, FRAMES_PER_JOB)
     jobs = [
-        _Job(tasks[number % len(tasks)], (seed, number), min(FRAMES_PER_JOB, count - start), image_size)
-        for number, start in enumerate(range(0, count, FRAMES_PER_JOB))
+        _Job(task, (seed, number), min(FRAMES_PER_JOB, count - start), image_size)
+        for number, (start, task) in enumerate(zip(starts, _turns(tasks)))
     ]
     with new_dataset(
         out,
@@ -99,20 +108,30 @@ def frame_features(image_size: int) -> Any:
     """The TFDS features of a frame."""
     from octo_integration.data._tf import tfds
 
-    def vector(length: int) -> Any:
-        return tfds.features.Tensor(shape=(length,), dtype=np.float32)
+    def tensor(*shape: int) -> Any:
+        return tfds.features.Tensor(shape=shape, dtype=np.float32)
 
     image = tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="jpeg")
     return tfds.features.FeaturesDict(
         {
             "image": image,
-            **{name: vector(3) for name in Positions._fields},
-            "hand_pixel": vector(2),
-            "object_pixel": vector(2),
-            "caption": tfds.features.Text(),
-            "task": tfds.features.Text(),
+            **{name: tensor(3) for name in Positions._fields},
+            "hand_pixel": tensor(2),
+            "object_pixel": tensor(2),
+            "opening": tensor(),
+            "shape": tensor(SHAPES_PER_SCENE, 3),
+            "shape_pixel": tensor(SHAPES_PER_SCENE, 2),
+            **{name: tfds.features.Text() for name in ("shape_names", "instruction", "caption", "task")},
         }
     )
+
+
+def _turns(tasks: Sequence[str]) -> Iterator[str]:
+    """Tasks without end: those with coloured shapes, which are harder to learn, every GOALS_EVERY-th time."""
+    with_goals = [task for task in tasks if get_task(task).has_goals]
+    others = [task for task in tasks if task not in with_goals]
+    cycles = [itertools.cycle(part) for part in (with_goals or others, others or with_goals)]
+    return (next(cycles[number % GOALS_EVERY != GOALS_EVERY - 1]) for number in itertools.count())
 
 
 def _render(job: _Job) -> list[Frame]:
@@ -128,10 +147,20 @@ def _render(job: _Job) -> list[Frame]:
             for _ in range(rng.integers(1, STEPS_BETWEEN_FRAMES + 1)):
                 action = _towards(env, target, grip) if wander else env.expert_action()
                 env.advance(action + disturbance(rng, noise))
-            shift = draw_seen(rng)
+            shift = _look(job.task, rng)
             env.set_shift(shift)
             frames.append(_frame(env, job.task, shift, rng))
     return frames
+
+
+def _look(task: str, rng: np.random.Generator) -> Shift:
+    shift = draw_seen(rng)
+    wording = ("instruction", "synonym")[rng.integers(2)]
+    # Shapes keep their own colours, and a ball must not become one of a held-out pair either.
+    keeps = get_task(task).has_goals or (
+        shift.color and (hue_name(shift.color.hue), get_task(task).object) in NEW_PAIRS
+    )
+    return dataclasses.replace(shift, wording=wording, color=None if keeps else shift.color)
 
 
 def _towards(env: MetaWorldEnv, target: np.ndarray, grip: float) -> np.ndarray:
@@ -141,29 +170,51 @@ def _towards(env: MetaWorldEnv, target: np.ndarray, grip: float) -> np.ndarray:
 
 
 def _frame(env: MetaWorldEnv, task: str, shift: Shift, rng: np.random.Generator) -> Frame:
+    shapes, named = env.shapes(), int(rng.integers(SHAPES_PER_SCENE))
+    if shapes:
+        env.set_goal(named)
+    color = hue_name(shift.color.hue) if shift.color else get_task(task).color
+    thing = shapes[named].name if shapes else f"{color} {get_task(task).object}"
     positions = env.positions()
     hand_pixel, object_pixel = env.project(positions.hand), env.project(positions.object)
-    where = _relation(hand_pixel - object_pixel)
+    centers = np.zeros((SHAPES_PER_SCENE, 3), np.float32)
+    pixels = np.zeros((SHAPES_PER_SCENE, 2), np.float32)
+    for number, shape in enumerate(shapes):
+        centers[number] = shape.position
+        pixels[number] = env.project(centers[number])
+    clauses = [env.instruction, f"the gripper is {'open' if env.opening() > OPEN else 'closed'}"]
+    if shift.light:
+        clauses += _light_words(shift.light)
+    clauses += _shape_words(shapes, pixels, rng)
+    where = f"the robot hand is {_relation(hand_pixel - object_pixel)} the {thing}"
     return {
         "image": encode_jpeg(env.render()),
         **positions._asdict(),
         "hand_pixel": hand_pixel,
         "object_pixel": object_pixel,
-        "caption": _caption(task, shift, where, env.opening() > OPEN, rng),
+        "opening": np.float32(env.opening()),
+        "shape": centers,
+        "shape_pixel": pixels,
+        "shape_names": "; ".join(shape.name for shape in shapes),
+        "instruction": env.instruction,
+        "caption": _caption(where, clauses, rng),
         "task": task,
     }
 
 
-def _caption(task: str, shift: Shift, where: str, is_open: bool, rng: np.random.Generator) -> str:
+def _caption(where: str, optional: list[str], rng: np.random.Generator) -> str:
     """What is seen, in two to four clauses in a random order."""
-    color = hue_name(shift.color.hue) if shift.color else get_task(task).color
-    clauses = [f"the robot hand is {where} the {color} {get_task(task).object}"]
-    optional = [get_task(task).instruction, f"the gripper is {'open' if is_open else 'closed'}"]
-    if shift.light:
-        optional += _light_words(shift.light)
-    kept = [clause for clause in optional if rng.random() < 0.6]
-    clauses += kept or optional[:1]
-    return ", ".join(rng.permutation(clauses))
+    kept = [clause for clause in rng.permutation(optional) if rng.random() < 0.6][:CLAUSES]
+    return ", ".join(rng.permutation([where, *(kept or optional[:1])]))
+
+
+def _shape_words(shapes: Sequence[ColoredShape], pixels: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """Where two shapes are, as seen from another one, in the image."""
+    order = rng.permutation(len(shapes))
+    return [
+        f"the {shapes[one].name} is {_relation(pixels[one] - pixels[other])} the {shapes[other].name}"
+        for one, other in zip(order, order[1:])
+    ]
 
 
 def _light_words(light: Light) -> list[str]:
@@ -172,7 +223,7 @@ def _light_words(light: Light) -> list[str]:
 
 
 def _relation(offset: np.ndarray) -> str:
-    """Where the hand is, as seen from the object, in the image (f32[2], column and row)."""
+    """Where one thing is, as seen from another, in the image (f32[2], column and row)."""
     if np.abs(offset).max() < NEAR:
         return "at"
     column, row = offset

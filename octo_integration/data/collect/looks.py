@@ -19,18 +19,19 @@ SCENERY = (
     "base",
     "mocap",
 )  # roots that are not the task's object
-COLLISION_GROUP = 3  # geoms of this group and above are not drawn
+COLLISION_GROUP = 3  # geoms and sites of this group and above are not drawn
 TILE = 128  # pixels of a pattern before it is stretched over its texture
 
 
 class Looks:
     """The looks of one model. Physics is not touched: geometry, masses and contacts stay as they are."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, hide_marker: bool = False, hide_object: bool = False) -> None:
         """Sets the camera and the goal's size, and remembers the looks to come back to.
 
         Args:
           model: mujoco.MjModel of a Meta-World environment, unchanged so far.
+          hide_marker, hide_object: whether the goal's marker and the task's object stay invisible.
         """
         self._model = model
         self._camera = model.camera(CAMERA).id
@@ -40,7 +41,11 @@ class Looks:
         for site in range(model.nsite):
             if "goal" in model.site(site).name:
                 model.site_size[site] = GOAL_RADIUS
+                if hide_marker:
+                    model.site_group[site] = COLLISION_GROUP
         self._objects = _object_geoms(model)
+        if hide_object:
+            model.geom_group[self._objects] = COLLISION_GROUP
         self._textures = {name: model.texture(name).id for name in ("T_table", "T_floor")}
         headlight = model.vis.headlight
         self._pristine = {

@@ -8,9 +8,12 @@ import atexit
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from octo_integration.data.collect.goals import Geom
 
 SUPERSAMPLING = 2
 MAX_GEOMS = 1000
@@ -84,7 +87,8 @@ class Renderer:
         mujoco = self._mujoco = import_mujoco()
         self._model, self._size = model, size
         pixels = SUPERSAMPLING * size
-        model.vis.quality.offsamples = 0
+        # The shadow map, 64 MB, would be allocated whether used or not, and with many contexts open it hid the robot.
+        model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = pixels
         try:
             self._gl = mujoco.GLContext(pixels, pixels)
@@ -105,8 +109,12 @@ class Renderer:
         self._camera.fixedcamid = camera
         self._pixels = np.empty((pixels, pixels, 3), np.uint8)
 
-    def render(self, data: Any) -> np.ndarray:
-        """The scene as it stands in `data` (mujoco.MjData): uint8[size, size, 3], row 0 at the top."""
+    def render(self, data: Any, geoms: Iterable[Geom] = ()) -> np.ndarray:
+        """The scene as it stands in `data` (mujoco.MjData): uint8[size, size, 3], row 0 at the top.
+
+        Args:
+          geoms: what is drawn besides; the model does not know of it.
+        """
         mujoco = self._mujoco
         self._gl.make_current()
         mujoco.mjv_updateScene(
@@ -118,12 +126,26 @@ class Renderer:
             mujoco.mjtCatBit.mjCAT_ALL.value,
             self._scene,
         )
+        for geom in geoms:
+            self._draw(geom)
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
         shape = (self._size, SUPERSAMPLING, self._size, SUPERSAMPLING, 3)
         mean = self._pixels.reshape(shape).mean((1, 3), dtype=np.float32)
         # OpenGL's row 0 is at the bottom.
         return np.ascontiguousarray((mean[::-1] + 0.5).astype(np.uint8))
+
+    def _draw(self, geom: Geom) -> None:
+        mujoco, scene = self._mujoco, self._scene
+        mujoco.mjv_initGeom(
+            scene.geoms[scene.ngeom],
+            getattr(mujoco.mjtGeom, geom.kind),
+            np.array(geom.size),
+            np.array(geom.position),
+            np.eye(3).ravel(),
+            np.array(geom.rgba, np.float32),
+        )
+        scene.ngeom += 1
 
     def upload_texture(self, texture: int) -> None:
         """Takes over a texture of the model whose `tex_data` was changed."""
