@@ -1,4 +1,4 @@
-"""The named models: `--model tiny`, `mini`, `openvla`, `octo_small`."""
+"""The named models: `--model tiny`, `small`, `mini`, `openvla`, `octo_small`."""
 
 import dataclasses
 
@@ -85,52 +85,43 @@ T5_BASE = T5Config(vocabulary=32_128, width=768, depth=12, heads=12, mlp=3072)
 # Of Prismatic models (openvla/prismatic/models/vlas).
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 
+def _towers(width: int, depth: int, heads: int) -> dict[str, TowerConfig]:
+    """Both towers in a small size: what tells DINOv2 and SigLIP apart is as in the large ones."""
+    sizes = {"patch": 8, "width": width, "depth": depth, "heads": heads, "mlp": 4 * width}
+    dinov2 = dataclasses.replace(DINOV2_L, **sizes, layer_scale=0.1, features="last")
+    return {"dinov2": dinov2, "siglip": dataclasses.replace(SIGLIP_SO400M, **sizes, features="last")}
+
+
+def _decoder(width: int, depth: int, heads: int) -> LanguageConfig:
+    """A decoder of Qwen2.5's kind over the shipped vocabulary."""
+    sizes = {"width": width, "depth": depth, "heads": heads, "kv_heads": heads, "mlp": 11 * width // 4}
+    return dataclasses.replace(QWEN2_5_0_5B, **sizes, vocabulary=768, rope_theta=10_000.0)
+
+
 CONFIGS: dict[str, VLAConfig] = {
     # Runs on a laptop; its weights are shipped.
     "tiny": VLAConfig(
-        dinov2=TowerConfig(
-            patch=8,
-            width=128,
-            depth=4,
-            heads=4,
-            mlp=512,
-            cls_token=True,
-            registers=4,
-            layer_scale=0.1,
-            gelu="exact",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        ),
-        siglip=TowerConfig(
-            patch=8,
-            width=128,
-            depth=4,
-            heads=4,
-            mlp=512,
-            cls_token=False,
-            registers=0,
-            layer_scale=None,
-            gelu="tanh",
-            mean=HALF,
-            std=HALF,
-        ),
-        language=LanguageConfig(
-            vocabulary=259,
-            width=128,
-            depth=4,
-            heads=4,
-            kv_heads=2,
-            mlp=352,
-            qkv_bias=True,
-            rope_theta=10_000.0,
-            norm_eps=1e-6,
-        ),
+        **_towers(width=64, depth=4, heads=2),
+        language=_decoder(width=64, depth=4, heads=2),
         image_size=64,
-        instruction_length=56,
+        instruction_length=16,
         action_dim=4,
         proprio_dim=4,
         chunk=8,
-        head=HeadConfig(hidden=128),
+        head=HeadConfig(hidden=64),
+        tokenizer="tiny",
+    ),
+    # The same for one GPU: `maps-vla pretrain --model small`.
+    "small": VLAConfig(
+        **_towers(width=256, depth=6, heads=4),
+        language=_decoder(width=256, depth=6, heads=4),
+        image_size=128,
+        instruction_length=16,
+        action_dim=4,
+        proprio_dim=4,
+        chunk=8,
+        head=HeadConfig(hidden=256),
+        tokenizer="tiny",
     ),
     # MiniVLA: Prismatic with Qwen2.5-0.5B.
     "mini": VLAConfig(

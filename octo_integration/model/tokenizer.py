@@ -1,14 +1,17 @@
-"""Texts as tokens: their bytes, for models of our own, or a published vocabulary."""
+"""Texts as tokens: their bytes, the vocabulary of a tokenizer.json, or the one that is shipped."""
 
 import functools
+import importlib.resources
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PAD, BOS, EOS = 256, 257, 258
 VOCABULARY = 259
+# Padding, beginning and end in a vocabulary of `train_words`.
+MARKS = ("<pad>", "<bos>", "<eos>")
 
 # Texts -> (int32[n, length] tokens, bool[n, length] mask: True = not padding).
 Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -18,7 +21,8 @@ def load_tokenizer(spec: str, length: int, prompt: str, vocabulary: int) -> Toke
     """What turns instructions into tokens.
 
     Args:
-      spec: "bytes", or the path of a tokenizer.json (Hugging Face), whose special tokens are added as it says.
+      spec: "bytes", the path of a tokenizer.json (Hugging Face), whose special tokens are added as it says, or the name
+        of a shipped one ("tiny").
       length: tokens per text; a longer text loses its end.
       vocabulary: rows of the embedding that the tokens are for.
       prompt: "{instruction}" in it stands for the instruction, which a tokenizer.json gets in lower case.
@@ -29,18 +33,85 @@ def load_tokenizer(spec: str, length: int, prompt: str, vocabulary: int) -> Toke
     if spec == "bytes":
         _check_vocabulary(spec, VOCABULARY, vocabulary)
         return lambda texts: tokenize([prompt.replace("{instruction}", text) for text in texts], length)
-    if not Path(spec).is_file():
-        raise FileNotFoundError(f"there is no tokenizer {spec}; give a tokenizer.json, or bytes.")
-    from tokenizers import Tokenizer  # only models with a published vocabulary need it
-
-    try:
-        published = Tokenizer.from_file(str(spec))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{spec} is no tokenizer.json, or damaged ({error}).") from None
+    published = _open(spec)
     _check_vocabulary(spec, published.get_vocab_size(), vocabulary)
     published.enable_truncation(length)
     published.no_padding()
     return functools.partial(_encode, published, length, prompt)
+
+
+class Words(NamedTuple):
+    """A vocabulary with marks of its own, for writing dialogues.
+
+    Attributes:
+      size: tokens in all.
+      pad, bos, eos: the marks.
+      encode: a text -> its tokens, without marks.
+    """
+
+    size: int
+    pad: int
+    bos: int
+    eos: int
+    encode: Callable[[str], list[int]]
+
+
+def load_words(spec: str) -> Words:
+    """The vocabulary of a `spec` of `load_tokenizer`, marks and all.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such file; it is damaged, or lacks one of the marks of `train_words`.
+    """
+    if spec == "bytes":
+        return Words(VOCABULARY, PAD, BOS, EOS, lambda text: list(text.encode()))
+    published = _open(spec)
+    marks = [published.token_to_id(mark) for mark in MARKS]
+    if None in marks:
+        raise ValueError(f"tokenizer {spec} lacks one of {', '.join(MARKS)}; give one that `train_words` made.")
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
+        return ids
+
+    return Words(published.get_vocab_size(), *marks, encode)
+
+
+def train_words(texts: Sequence[str], size: int) -> Any:
+    """A byte-level BPE of `size` tokens (arXiv 1508.07909) on texts; any text can be written in it.
+
+    Returns:
+      tokenizers.Tokenizer; it puts BOS and EOS around a text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(MARKS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words.train_from_iterator(sorted(text.lower() for text in texts), trainer)
+    _, bos, eos = MARKS
+    marks = [(mark, words.token_to_id(mark)) for mark in (bos, eos)]
+    words.post_processor = processors.TemplateProcessing(single=f"{bos} $A {eos}", special_tokens=marks)
+    return words
+
+
+def _open(spec: str) -> Any:
+    """tokenizers.Tokenizer of a shipped name or a path."""
+    shipped = importlib.resources.files("octo_integration") / "assets" / f"{spec}.tokenizer.json"
+    file = shipped if shipped.is_file() else Path(spec)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no tokenizer {spec}; give a tokenizer.json, or bytes.")
+    from tokenizers import Tokenizer  # only models with a vocabulary of words need it
+
+    try:
+        return Tokenizer.from_str(file.read_text())
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{spec} is no tokenizer.json, or damaged ({error}).") from None
 
 
 def _check_vocabulary(spec: str, size: int, vocabulary: int) -> None:

@@ -20,8 +20,9 @@ import numpy as np
 import optax
 
 from octo_integration.data.frames_reader import Frames, read_frames
-from octo_integration.model.config import PRETRAINED
+from octo_integration.model.config import PRETRAINED, VLAConfig
 from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.tokenizer import Words, load_words, train_words
 from octo_integration.model.vla import VLA
 from octo_integration.train.checkpoint import write_json
 from octo_integration.train.interrupts import interrupts
@@ -35,7 +36,8 @@ from octo_integration.train.pretrain_objective import (
     see,
 )
 from octo_integration.train.pretrain_probes import ROWS, Probes, probe
-from octo_integration.train.pretrain_text import KINDS, bags_of_words, dialogues
+from octo_integration.train.pretrain_text import KINDS, bags_of_words, dialogues, texts
+from octo_integration.weights.imported import TOKENIZER
 from octo_integration.weights.store import load_params, save_params
 
 Tree = Any
@@ -59,7 +61,7 @@ class PretrainConfig:
     """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
     model: str = "tiny"
     """Name of the model's configuration (octo_integration/model/config.py)."""
-    steps: int = 1500
+    steps: int = 8000
     """Optimizer steps."""
     batch_size: int = 32
     """Frames per step."""
@@ -69,15 +71,15 @@ class PretrainConfig:
     """Steps of linear warmup; a cosine down to 0 follows."""
     weight_decay: float = 0.05
     """Decoupled weight decay, on matrices only (kernels and embeddings)."""
-    text_length: int = 80
+    text_length: int = 44
     """Tokens of a question with its answer."""
     heldout: float = 0.1
     """Share of the frames, the last ones on disk, that only the probes see."""
     seed: int = 0
     """Of the initial values, the order and the augmentation."""
-    log_every: int = 20
+    log_every: int = 50
     """Steps between lines of metrics.jsonl."""
-    save_every: int = 100
+    save_every: int = 500
     """Steps between saves of the training state."""
 
     def __post_init__(self) -> None:
@@ -102,11 +104,11 @@ class State(NamedTuple):
 class Corpus:
     """Frames with their texts as tokens; makes batches."""
 
-    def __init__(self, frames: Frames, text_length: int) -> None:
-        """text_length: tokens of a question with its answer."""
+    def __init__(self, frames: Frames, text_length: int, words: Words) -> None:
+        """text_length: tokens of a question with its answer, in the vocabulary `words`."""
         self.frames = frames
         self.words = bags_of_words(frames.caption.tolist())
-        self.dialogues = {kind: dialogues(frames, kind, text_length) for kind in KINDS}
+        self.dialogues = {kind: dialogues(frames, kind, text_length, words) for kind in KINDS}
 
     def batch(self, index: np.ndarray, kinds: np.ndarray | str) -> Batch:
         """The frames of int[B] indices, each with the dialogue of its kind (or all of one kind)."""
@@ -118,6 +120,7 @@ class Corpus:
             image=frames.image[index],
             points=np.stack([frames.hand[index], frames.object[index], frames.goal[index]], 1),
             pixels=np.stack([frames.hand_pixel[index], frames.object_pixel[index]], 1),
+            shapes=frames.shape_pixel[index],
             words=self.words[index],
             tokens=tokens,
             times=times,
@@ -155,8 +158,9 @@ def pretrain(config: PretrainConfig) -> Path:
     vla = VLA(dataclasses.replace(sizes, image_size=size))
     out = Path(config.out)
     _claim(out, config)
-    train = Corpus(frames.take(slice(count)), config.text_length)
-    heldout = Corpus(frames.take(slice(count, None)), config.text_length)
+    words = _vocabulary(out, frames.take(slice(count)), sizes)
+    train = Corpus(frames.take(slice(count)), config.text_length, words)
+    heldout = Corpus(frames.take(slice(count, None)), config.text_length, words)
     tx = _optimizer(config)
     start = _start(vla, config, train, tx)
     state = _resume(out, start)
@@ -173,6 +177,16 @@ def pretrain(config: PretrainConfig) -> Path:
     }
     print(_table(probes))
     return _publish(out, config, rounded, probes)
+
+
+def _vocabulary(out: Path, frames: Frames, sizes: VLAConfig) -> Words:
+    """That of the model; a vocabulary of words is made from the frames' texts and lies beside the weights."""
+    if sizes.tokenizer == "bytes":
+        return load_words("bytes")
+    path = out / TOKENIZER
+    if not path.is_file():
+        train_words(sorted(texts(frames)), sizes.language.vocabulary).save(str(path))
+    return load_words(str(path))
 
 
 def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:

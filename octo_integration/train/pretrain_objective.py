@@ -1,7 +1,7 @@
 """What pretraining minimises, with the heads that only serve to ask for it.
 
-* DINOv2-kind tower: attention pools find hand and object (cross-entropy of the patch they are in)
-  and regress their places, the goal's too, from two views of a frame; views of one frame are told
+* DINOv2-kind tower: attention pools find hand, object and coloured shapes (cross-entropy of the patches they are in)
+  and regress the places of hand, object and goal, from two views of a frame; views of one frame are told
   from those of others (InfoNCE, arXiv 1807.03748).
 * SigLIP-kind tower: sigmoid contrastive loss between frames and captions (arXiv 2303.15343).
 * Language: next token of the answers, given the frame through the bridge, which trains all of it.
@@ -17,9 +17,8 @@ import optax
 
 from octo_integration.model.attention import blockwise_mask
 from octo_integration.model.sequence import token_positions
-from octo_integration.model.tokenizer import PAD
 from octo_integration.model.vla import VLA
-from octo_integration.train.pretrain_text import WORD_BUCKETS
+from octo_integration.train.pretrain_text import NO_TARGET, PADDING_TIME, WORD_BUCKETS
 
 Tree = Any
 Array: TypeAlias = jax.Array | np.ndarray
@@ -37,7 +36,7 @@ LOG_SCALE, BIAS = 2.3, -3.5
 CENTRE, SPREAD = (0.0, 0.67, 0.16), 0.1
 
 # Weights of the parts of the loss.
-WEIGHTS = {"patch": 0.3, "place": 1.0, "views": 0.2, "text": 0.3, "answer": 1.0}
+WEIGHTS = {"patch": 0.3, "shapes": 0.2, "place": 1.0, "views": 0.2, "text": 0.3, "answer": 1.0}
 
 
 class Batch(NamedTuple):
@@ -47,6 +46,7 @@ class Batch(NamedTuple):
       image: uint8[B, H, W, 3].
       points: f32[B, POINTS, 3] metres: hand, object, goal.
       pixels: f32[B, PIXEL_POINTS, 2] column and row as fractions.
+      shapes: f32[B, 3, 2] those of coloured shapes, zeros where there are none.
       words: int32[B, W] of `bags_of_words`.
       tokens, times, targets: int32[B, L] of `dialogues`.
     """
@@ -54,6 +54,7 @@ class Batch(NamedTuple):
     image: Array
     points: Array
     pixels: Array
+    shapes: Array
     words: Array
     tokens: Array
     times: Array
@@ -66,8 +67,8 @@ class Heads(nn.Module):
     @nn.compact
     def __call__(self, dino: jax.Array, siglip: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
         """Patch features [2 B, N, W] (two views, one after the other), [B, N, W], bags of words."""
-        attention = nn.Dense(POINTS + 1, name="attention")(dino)
-        share = nn.softmax(attention, axis=1)
+        attention = nn.Dense(POINTS + 2, name="attention")(dino)
+        share = nn.softmax(attention[..., : POINTS + 1], axis=1)
         pooled = jnp.einsum("bnk,bnw->bkw", share, dino)
         # Where each pool looks, in the units of the targets: what is left to regress is small.
         at = (jnp.einsum("bnk,nc->bkc", share, patch_centres(dino.shape[1])) - 0.5) / SPREAD
@@ -118,7 +119,7 @@ def see(vla: VLA, view: jax.Array, second: jax.Array | None, batch: Batch) -> Se
     patches = vla.bridge(dino[: len(view)], siglip)
     x = jnp.concatenate([patches, vla.language.words(jnp.asarray(batch.tokens))], axis=1)
     seen = jnp.ones(patches.shape[:2], bool)
-    valid = jnp.concatenate([seen, batch.tokens != PAD], axis=1)
+    valid = jnp.concatenate([seen, batch.times != PADDING_TIME], axis=1)
     times = jnp.concatenate([jnp.full(seen.shape, IMAGE_TIME), batch.times], axis=1)
     x = vla.language(x, token_positions(valid), blockwise_mask(times, valid))
     return Seen(dino, siglip, vla.language.logits(x[:, patches.shape[1] :]))
@@ -139,8 +140,8 @@ def run_heads(params: Tree, seen: Seen, words: Array) -> dict[str, jax.Array]:
 def answer_loss(logits: jax.Array, targets: Array) -> tuple[jax.Array, jax.Array]:
     """(sum of the cross-entropy over each row's answer, number of its tokens): f32[B], int32[B]."""
     targets = jnp.asarray(targets)
-    asked = targets != PAD
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    asked = targets != NO_TARGET
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(asked, targets, 0))
     return (entropy * asked).sum(1), asked.sum(1)
 
 
@@ -157,7 +158,8 @@ def objective(vla: VLA, params: Tree, batch: Batch, key: jax.Array) -> tuple[jax
     pixel = jnp.abs(out["pixels"] - (twice[1] - 0.5) / SPREAD).mean()
     total, count = answer_loss(seen.logits, batch.targets)
     parts = {
-        "patch": _patch_loss(out["attention"][..., :PIXEL_POINTS], twice[1]),
+        "patch": _patch_loss(out["attention"][..., :PIXEL_POINTS], twice[1]).mean(),
+        "shapes": _shape_loss(out["attention"][..., -1:], batch.shapes),
         "place": place + pixel,
         "views": _view_loss(*jnp.split(out["view"], 2)),
         "text": _sigmoid_loss(out["image"] @ out["text"].T, out["scale"], out["bias"]),
@@ -167,11 +169,18 @@ def objective(vla: VLA, params: Tree, batch: Batch, key: jax.Array) -> tuple[jax
 
 
 def _patch_loss(attention: jax.Array, pixels: jax.Array) -> jax.Array:
-    """Cross-entropy between attention f32[B, N, K] over patches and the ones the points are in."""
+    """Cross-entropy between attention f32[B, N, K] over patches and the ones the points are in: f32[B, K]."""
     side = round(attention.shape[1] ** 0.5)
     column, row = jnp.moveaxis(jnp.clip((pixels * side).astype(jnp.int32), 0, side - 1), -1, 0)
-    entropy = optax.softmax_cross_entropy_with_integer_labels(attention.swapaxes(1, 2), row * side + column)
-    return entropy.mean()
+    return optax.softmax_cross_entropy_with_integer_labels(attention.swapaxes(1, 2), row * side + column)
+
+
+def _shape_loss(attention: jax.Array, shapes: Array) -> jax.Array:
+    """Cross-entropy between attention f32[2 B, N, 1] and the patches of all shapes, over the frames that have any."""
+    twice = jnp.concatenate([shapes, shapes])
+    entropy = _patch_loss(jnp.repeat(attention, shapes.shape[1], axis=2), twice).mean(1)
+    seen = (twice != 0).any((1, 2))
+    return (entropy * seen).sum() / jnp.maximum(seen.sum(), 1)
 
 
 def _view_loss(a: jax.Array, b: jax.Array) -> jax.Array:

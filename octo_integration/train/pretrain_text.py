@@ -1,5 +1,6 @@
 """What the language model learns to say about a frame, and the text tower's bags of words."""
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,15 +9,17 @@ import numpy as np
 
 from octo_integration.data.collect.tasks import get_task
 from octo_integration.data.frames_reader import Frames
-from octo_integration.model.tokenizer import BOS, EOS, PAD
+from octo_integration.model.tokenizer import Words
 
 # The time of a question's tokens for `blockwise_mask`, as of an instruction in fine-tuning; images
-# have time 0, and the i-th token of an answer 1 + i, so answers are causal.
+# have time 0, and the i-th token of an answer 1 + i, so answers are causal. Padding has a time of its own.
 QUESTION_TIME = -1
 ANSWER_TIME = 1
+PADDING_TIME = -2
+NO_TARGET = -1
 
 WORD_BUCKETS = 2048
-WORDS = 32
+BAG = 32
 
 
 class Kind(NamedTuple):
@@ -36,8 +39,8 @@ class Dialogues(NamedTuple):
 
     Attributes:
       tokens: int32[N, L].
-      times: int32[N, L] for `blockwise_mask`.
-      targets: int32[N, L], the next token where it belongs to an answer, else PAD.
+      times: int32[N, L] for `blockwise_mask`, PADDING_TIME where there is nothing.
+      targets: int32[N, L], the next token where it belongs to an answer, else NO_TARGET.
     """
 
     tokens: np.ndarray
@@ -52,54 +55,70 @@ def _centimetres(*vectors: np.ndarray) -> str:
 def _move(frames: Frames, i: int) -> tuple[str, str]:
     """What an instruction asks for, as the ways from hand to object and from object to goal."""
     hand, thing, goal = frames.hand[i], frames.object[i], frames.goal[i]
-    return get_task(frames.task[i]).instruction, _centimetres(thing - hand, goal - thing)
+    return frames.instruction[i], _centimetres(thing - hand, goal - thing)
+
+
+def _find(frames: Frames, i: int) -> tuple[str, str]:
+    """Where one of the shapes, or the object, is in the image: column and row in hundredths."""
+    shapes = frames.shape_names[i].split("; ") if frames.shape_names[i] else []
+    k = i % max(len(shapes), 1)
+    name = shapes[k] if shapes else get_task(frames.task[i]).object
+    pixel = frames.shape_pixel[i, k] if shapes else frames.object_pixel[i]
+    return f"where is the {name}", _centimetres(pixel)
 
 
 KINDS: dict[str, Kind] = {
-    "caption": Kind(0.4, lambda frames, i: ("describe the scene", frames.caption[i])),
-    "hand": Kind(0.15, lambda frames, i: ("where is the robot hand", _centimetres(frames.hand[i]))),
-    "object": Kind(0.15, lambda frames, i: ("where is the object", _centimetres(frames.object[i]))),
-    "move": Kind(0.3, _move),
+    "caption": Kind(0.3, lambda frames, i: ("describe the scene", frames.caption[i])),
+    "hand": Kind(0.1, lambda frames, i: ("where is the robot hand", _centimetres(frames.hand_pixel[i]))),
+    "find": Kind(0.25, _find),
+    "move": Kind(0.35, _move),
 }
 
 
-def dialogues(frames: Frames, kind: str, length: int) -> Dialogues:
-    """The dialogue of one kind about every frame; answers lose whole clauses, then bytes, to fit.
+def texts(frames: Frames) -> set[str]:
+    """All questions and answers, for the vocabulary."""
+    return {text for kind in KINDS.values() for i in range(len(frames)) for text in kind.ask(frames, i)}
 
-    Each is the question as fine-tuning encodes an instruction (BOS, bytes, EOS), then BOS and the
-    answer's bytes, which the model shall continue with EOS.
+
+def dialogues(frames: Frames, kind: str, length: int, words: Words) -> Dialogues:
+    """The dialogue of one kind about every frame; answers lose whole clauses, then tokens, to fit.
+
+    Each is the question as fine-tuning encodes an instruction (BOS, words, EOS), then BOS and the answer's words,
+    which the model shall continue with EOS.
     """
-    count = len(frames)
-    tokens = np.full((count, length), PAD, np.int32)
-    times = np.full((count, length), QUESTION_TIME, np.int32)
-    targets = np.full((count, length), PAD, np.int32)
-    for i in range(count):
+    shape = (len(frames), length)
+    tokens = np.full(shape, words.pad, np.int32)
+    times = np.full(shape, PADDING_TIME, np.int32)
+    targets = np.full(shape, NO_TARGET, np.int32)
+    encode = functools.lru_cache(maxsize=None)(words.encode)  # questions are few
+    for i in range(len(frames)):
         question, answer = KINDS[kind].ask(frames, i)
-        asked = [BOS, *question.encode(), EOS]
+        asked = [words.bos, *encode(question), words.eos]
         start = len(asked)
-        said = [*_fitting(answer, length - start - 1).encode(), EOS][: length - start]
+        said = [*_fitting(answer, length - start - 1, words), words.eos][: length - start]
         end = start + len(said)
         tokens[i, :start] = asked
-        tokens[i, start:end] = [BOS, *said[:-1]]
+        tokens[i, start:end] = [words.bos, *said[:-1]]
+        times[i, :start] = QUESTION_TIME
         times[i, start:end] = ANSWER_TIME + np.arange(len(said))
         targets[i, start:end] = said
     return Dialogues(tokens, times, targets)
 
 
-def _fitting(text: str, length: int) -> str:
-    while len(text.encode()) > length and ", " in text:
+def _fitting(text: str, length: int, words: Words) -> list[int]:
+    while len(tokens := words.encode(text)) > length and ", " in text:
         text = text.rpartition(", ")[0]
-    return text
+    return tokens
 
 
 def bags_of_words(texts: Sequence[str]) -> np.ndarray:
-    """Words and pairs of neighbours as hashes: int32[N, 2 * WORDS], 0 = none, for the text tower.
+    """Words and pairs of neighbours as hashes: int32[N, 2 * BAG], 0 = none, for the text tower.
 
     Captions are short and name few things, so their bag says what they say.
     """
-    bags = np.zeros((len(texts), 2 * WORDS), np.int32)
+    bags = np.zeros((len(texts), 2 * BAG), np.int32)
     for row, text in zip(bags, texts, strict=True):
-        words = text.replace(",", "").split()[:WORDS]
+        words = text.replace(",", "").split()[:BAG]
         pairs = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:]))]
         row[: len(pairs)] = [1 + zlib.crc32(p.encode()) % (WORD_BUCKETS - 1) for p in pairs]
     return bags
