@@ -104,7 +104,7 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ("reach", "push", "button-press", "drawer-close", "handle-press", "door-open")
     """Names from octo_integration/data/collect/tasks.py."""
     shifts: tuple[str, ...] = ("none",)
-    """Held-out conditions, each measured on its own: none, texture, light, camera, color, language."""
+    """Held-out conditions of octo_integration/data/collect/shifts.py, each measured on its own: none, texture, ..."""
     episodes: int = 20
     """Per task and shift; the same seed starts all policies from the same states."""
     max_steps: int = 120

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, seed_of
 from octo_integration.data.collect.isolated import isolated_env
 from octo_integration.data.collect.renderer import SimulatorMissing
-from octo_integration.data.collect.shifts import draw_shift
+from octo_integration.data.collect.shifts import GOAL_SHIFTS, draw_shift
 from octo_integration.data.collect.tasks import get_task
 
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
@@ -80,6 +80,7 @@ def rollout(
     episodes: int = 20,
     seed: int = 0,
     shift: str = "none",
+    layouts: str = "all",
     max_steps: int = 120,
     execute: int = 4,
     image_size: int = 64,
@@ -91,14 +92,16 @@ def rollout(
       policy: reset at the start of every episode, then shown every moment once.
       tasks: names from `tasks.TASKS`.
       seed: of the initial states and looks; they differ from all collected ones.
-      shift: held-out looks or words, one of `shifts.SHIFTS`, drawn anew for every episode.
+      shift: held-out looks, words, layouts or goals, one of `shifts.SHIFTS`, drawn anew for every episode.
+      layouts: initial states, where the shift is not one of them: "all", or "restricted" as demonstrations may be.
       max_steps: steps of `MetaWorldEnv`; its experts need 15 to 60.
       execute: steps of a chunk carried out before the policy is asked again.
       image_size: height and width of the images in pixels.
       video_dir: where to write a video of every episode (mp4 if imageio-ffmpeg is installed, otherwise gif).
 
     Raises:
-      ValueError: unknown task or shift, a number below 1, or actions too few, of the wrong shape or not finite.
+      ValueError: unknown task, shift or layouts, a shift that a task cannot have, a number below 1, or actions too few,
+        of the wrong shape or not finite.
       SimulatorMissing, RenderingUnavailable: a library is missing; the message says which.
     """
     numbers = {"episodes": episodes, "max_steps": max_steps, "execute": execute}
@@ -107,7 +110,9 @@ def rollout(
             raise ValueError(f"evaluate: {name} is {value}; give a number of at least 1.")
     for task in tasks:
         get_task(task)
-    draw_shift(shift, seed)
+        if shift in GOAL_SHIFTS and not get_task(task).has_goals:
+            raise ValueError(f"evaluate: the shift {shift} needs tasks with coloured shapes; take {task} out of tasks.")
+    draw_shift(shift, seed, layouts)
     if video_dir is not None and importlib.util.find_spec("imageio") is None:
         raise SimulatorMissing("imageio")
 
@@ -119,7 +124,7 @@ def rollout(
                 for index in range(episodes):
                     bar.set_postfix_str(f"{task} {sum(outcomes)}/{index}")
                     start = seed_of(seed, task, "rollout", index)
-                    env.set_shift(draw_shift(shift, start))
+                    env.set_shift(draw_shift(shift, start, layouts))
                     success, images = _episode(env, policy, start, max_steps, execute)
                     outcomes.append(success)
                     if video_dir is not None:

@@ -1,24 +1,26 @@
-"""Scripted demonstrations as an RLDS data set, with held-out episodes seen again under held-out looks."""
+"""Scripted demonstrations as an RLDS data set, with held-out episodes, also under held-out looks, words and layouts."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octo_integration.data.collect.env import ACTION_SIZE, seed_of
+from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, seed_of
 from octo_integration.data.collect.experts import Demonstration, demonstrate
 from octo_integration.data.collect.parallel import encode_jpeg, environment, parallel_map
-from octo_integration.data.collect.shifts import VISUAL_SHIFTS, Shift, draw_shift
+from octo_integration.data.collect.shifts import EPISODE_SHIFTS, GOAL_SHIFTS, Shift, draw_shift
 from octo_integration.data.collect.tasks import get_task
 
 NAME = "metaworld_tiny"
-SPLITS = ("train", "heldout", *(f"heldout_{shift}" for shift in VISUAL_SHIFTS))
+ZERO_SHOT = "zero_shot"
 ATTEMPTS = 5
 STEPS_PER_EPISODE = 50  # about
 DESCRIPTION = (
-    "Demonstrations of Meta-World's scripted experts with this project's instructions. Every heldout_* split shows the "
-    "episodes of heldout, same states and actions, under looks that occur nowhere else."
+    "Demonstrations of Meta-World's scripted experts with this project's instructions. A split like heldout_texture "
+    "shows the episodes of heldout in the same order, same states and actions, under looks or words that occur nowhere "
+    "else; *_positions, *_new_pairs, *_new_shapes and *_zero_shot have episodes of their own."
 )
 
 Example = dict[str, Any]
@@ -45,8 +47,17 @@ class CollectConfig:
     episodes_per_task: int = 10
     """Successful training episodes of each task."""
     heldout_per_task: int = 2
-    """Successful episodes of each task with other initial states, kept from training; every one is also rendered
-    under an unseen texture, light, camera and object colour (splits heldout, heldout_texture, ...)."""
+    """Successful episodes of each task with other initial states, kept from training, in every split of evaluation."""
+    evaluation: tuple[str, ...] = ("heldout",)
+    """Splits of held-out episodes, unrelated to one another: for example dev, to choose by, and test, to report."""
+    shifts: tuple[str, ...] = ("texture", "light", "camera", "color")
+    """Held-out conditions of octo_integration/data/collect/shifts.py, each of which makes one more split for every one
+    of evaluation (heldout_texture, ...). Shifts of looks and words show its episodes again; positions, new_pairs and
+    new_shapes have their own, the last two of tasks with coloured shapes only."""
+    zero_shot: tuple[str, ...] = ()
+    """Tasks that are not demonstrated but have held-out episodes, in splits of their own (heldout_zero_shot)."""
+    layouts: str = "all"
+    """Initial states: all, or restricted to the part that the shift positions leaves."""
     seed: int = 0
     """Of initial states, action noise and looks: the same seed gives the same data set."""
     workers: int = 2
@@ -64,14 +75,32 @@ class CollectConfig:
             raise ValueError("collect: tasks is empty; name at least one.")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"collect: a task is named twice in {', '.join(self.tasks)}.")
-        for task in self.tasks:
+        for task in (*self.tasks, *self.zero_shot):
             get_task(task)
+        self._check_splits()
         for name in ("episodes_per_task", "workers", "image_size", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"collect: {name} is {getattr(self, name)}; give a number of at least 1.")
         for name in ("heldout_per_task", "seed", "noise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"collect: {name} is {getattr(self, name)}; give 0 or more.")
+
+    def _check_splits(self) -> None:
+        if self.layouts not in ("all", "restricted"):
+            raise ValueError(f"collect: layouts is {self.layouts!r}; give all or restricted.")
+        if "positions" in self.shifts and self.layouts != "restricted":
+            raise ValueError(f"collect: the shift positions needs layouts restricted, not {self.layouts}.")
+        for task in self.zero_shot:
+            if task in self.tasks:
+                raise ValueError(f"collect: zero_shot task {task!r} is demonstrated; take it out of tasks.")
+        for shift in self.shifts:
+            if draw_shift(shift, 0) == Shift():
+                raise ValueError(f"collect: the shift {shift} changes nothing; take it out of shifts.")
+            if shift in GOAL_SHIFTS and not any(get_task(task).has_goals for task in self.tasks):
+                raise ValueError(f"collect: the shift {shift} needs a task with coloured shapes; add point to tasks.")
+        names = splits(self)
+        if len(set(names)) < len(names):
+            raise ValueError(f"collect: evaluation or shifts give the same split twice: {', '.join(names)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +109,11 @@ class _Job:
     task: str
     split: str
     index: int
+    views: tuple[str, ...] = ()
+    shift: str = "none"
+
+    def seed(self, attempt: int) -> int:
+        return seed_of(self.config.seed, self.task, self.split, self.index, attempt)
 
 
 def collect(config: CollectConfig) -> Path:
@@ -98,15 +132,8 @@ def collect(config: CollectConfig) -> Path:
     from octo_integration.data.collect.writer import new_dataset  # tensorflow, which the workers do without
 
     out = Path(config.out)
-    episodes = {"train": config.episodes_per_task, "heldout": config.heldout_per_task}
-    jobs = [
-        _Job(config, task, split, index)
-        for split, count in episodes.items()
-        for index in range(count)
-        for task in config.tasks
-    ]
-    views = sum(len(_views(job.split, 0)) for job in jobs)
-    splits = SPLITS if config.heldout_per_task else SPLITS[:1]
+    jobs = list(_jobs(config))
+    views = sum(1 + len(job.views) for job in jobs)
     # A JPEG of 64 x 64 pixels takes 1.7 kB here.
     size = views * STEPS_PER_EPISODE * config.image_size**2 // 2
     with new_dataset(
@@ -114,12 +141,39 @@ def collect(config: CollectConfig) -> Path:
         name=NAME,
         description=DESCRIPTION,
         features=rlds_features(config.image_size),
-        splits=splits,
+        splits=splits(config),
         expected_bytes=size,
     ) as add:
         for examples in parallel_map(_record, jobs, workers=config.workers, label="collect", unit="episode"):
             add({split: [example] for split, example in examples.items()})
     return out
+
+
+def splits(config: CollectConfig) -> tuple[str, ...]:
+    """The splits of a data set, "train" first."""
+    names = ["train"]
+    for part in config.evaluation if config.heldout_per_task else ():
+        names += [part, *(f"{part}_{shift}" for shift in config.shifts)]
+        names += [f"{part}_{ZERO_SHOT}"] if config.zero_shot else []
+    return tuple(names)
+
+
+def _jobs(config: CollectConfig) -> Iterator[_Job]:
+    """Every episode to record; the tasks of a split take turns."""
+    for index in range(config.episodes_per_task):
+        for task in config.tasks:
+            yield _Job(config, task, "train", index)
+    views = tuple(shift for shift in config.shifts if shift not in EPISODE_SHIFTS)
+    own = [shift for shift in config.shifts if shift in EPISODE_SHIFTS]
+    for part in config.evaluation:
+        for index in range(config.heldout_per_task):
+            for task in config.tasks:
+                yield _Job(config, task, part, index, views)
+                for shift in own:
+                    if shift not in GOAL_SHIFTS or get_task(task).has_goals:
+                        yield _Job(config, task, f"{part}_{shift}", index, shift=shift)
+            for task in config.zero_shot:
+                yield _Job(config, task, f"{part}_{ZERO_SHOT}", index)
 
 
 def rlds_features(image_size: int) -> Any:
@@ -158,22 +212,19 @@ def _record(job: _Job) -> dict[str, Example]:
     """One successful episode, as the example of every split that shows it. Runs in a worker."""
     config = job.config
     env = environment(job.task, config.image_size)
-    env.set_shift(Shift())
     for attempt in range(ATTEMPTS):
-        seed = seed_of(config.seed, job.task, job.split, job.index, attempt)
+        seed = job.seed(attempt)
+        env.set_shift(draw_shift(job.shift, seed, config.layouts))
         episode = demonstrate(env, seed, noise=config.noise, max_steps=config.max_steps)
         if episode is None:
             continue
-        examples = {}
-        for split, shift in _views(job.split, seed).items():
-            images = [observation["image_primary"] for observation in episode.observations]
-            if shift != Shift():
-                env.set_shift(shift)
-                images = []
-                for snapshot in episode.snapshots:
-                    env.restore(snapshot)
-                    images.append(env.render())
-            examples[split] = _example(job.task, seed, episode, images)
+        images = [observation["image_primary"] for observation in episode.observations]
+        examples = {job.split: _example(job.task, env.instruction, seed, episode, images)}
+        for view in job.views:
+            shift = draw_shift(view, seed)
+            env.set_shift(shift)
+            seen = [_look_again(env, snapshot) for snapshot in episode.snapshots] if shift.changes_image else images
+            examples[f"{job.split}_{view}"] = _example(job.task, env.instruction, seed, episode, seen)
         return examples
     raise ValueError(
         f"collect: the expert of task {job.task!r} failed {ATTEMPTS} times in {config.max_steps} steps; "
@@ -181,19 +232,18 @@ def _record(job: _Job) -> dict[str, Example]:
     )
 
 
-def _views(split: str, seed: int) -> dict[str, Shift]:
-    """The splits that show an episode of `split`, and how it looks there."""
-    shifts = VISUAL_SHIFTS if split == "heldout" else ()
-    return {split: Shift(), **{f"{split}_{name}": draw_shift(name, seed) for name in shifts}}
+def _look_again(env: MetaWorldEnv, snapshot: np.ndarray) -> np.ndarray:
+    env.restore(snapshot)
+    return env.render()
 
 
-def _example(task: str, seed: int, episode: Demonstration, images: list[np.ndarray]) -> Example:
+def _example(task: str, instruction: str, seed: int, episode: Demonstration, images: list[np.ndarray]) -> Example:
     last = len(images) - 1
     steps = [
         {
             "observation": {"image": encode_jpeg(image), "state": observation["proprio"]},
             "action": action,
-            "language_instruction": get_task(task).instruction,
+            "language_instruction": instruction,
             "reward": float(t == last),
             "discount": float(t != last),
             "is_first": t == 0,

@@ -31,6 +31,9 @@ from octo_integration.data.collect.tasks import get_task
 ACTION_REPEAT = 2
 ACTION_SIZE = 4
 MIN_EXTENT = 0.01  # metres; some of Meta-World's axes vary by 2 mm
+FIRST_AXIS = {"reach-v3": 3, "reach-wall-v3": 3}  # of the goal; their puck is scenery
+# The same as faucet-open's: the place of the faucet must not tell which of the two tasks it is.
+X_OF_TWINS = {"faucet-close-v3": (-0.05, 0.05)}
 
 Observation = dict[str, np.ndarray]
 
@@ -72,9 +75,13 @@ class MetaWorldEnv:
         self._renderer = Renderer(self._model, image_size, self._camera)
         self._space = self._env._random_reset_space
         self._low, self._high = self._space.low.copy(), self._space.high.copy()
+        if self._task.environment in X_OF_TWINS:
+            self._low[0], self._high[0] = X_OF_TWINS[self._task.environment]
+        self._first_axis = FIRST_AXIS.get(self._task.environment, 0)
         self._shift = Shift()
         self._scene = Scene((), 0)
         self._start = np.zeros(3)
+        self._footprints: list[tuple[np.ndarray, np.ndarray]] = []
         self._state: np.ndarray | None = None
         self.set_shift(shift or Shift())
 
@@ -94,14 +101,18 @@ class MetaWorldEnv:
         """Starts an episode whose initial state depends on `seed` alone."""
         self._env.seed(seed)
         layout = LAYOUTS[self._shift.layout]
-        restrict(self._space, self._low, self._high, layout)
-        self._state, _ = self._env.reset()
+        restrict(self._space, self._low, self._high, layout, self._first_axis)
+        self._env.reset()
+        # Meta-World leaves bodies where the last episode had them until the first step of physics.
+        self._mujoco.mj_forward(self._model, self._data)
+        self._state = self._env._get_obs()
         self._policy = self._policy_class()
         if self._task.has_goals:
             low, high = (X_RANGE[0] + share * (X_RANGE[1] - X_RANGE[0]) for share in layout)
             rng = np.random.default_rng(seed_of(seed, "goals"))
             self._scene = draw_scene(rng, self._shift.goals, (low, high))
         self._start = self.positions().object
+        self._footprints = [] if self._task.has_goals else self._looks.footprints(self._data)
         return self._observe()
 
     def set_goal(self, number: int) -> None:
@@ -180,7 +191,7 @@ class MetaWorldEnv:
         for name, position in self._env._target_site_config:
             self._env._set_pos_site(name, position)
         others = [shape for number, shape in enumerate(self._scene.shapes) if number != self._scene.goal]
-        distractors = place(self._shift.distractors, self._start, others)
+        distractors = place(self._shift.distractors, self._start, others, self._footprints)
         return self._renderer.render(self._data, map(geom, (*self.shapes(), *distractors)))
 
     def positions(self) -> Positions:
@@ -237,10 +248,15 @@ def seed_of(*words: int | str) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)  # gymnasium takes 31 bits
 
 
-def restrict(space: Any, low: np.ndarray, high: np.ndarray, layout: tuple[float, float]) -> None:
-    """Narrows a space of initial states to a share of the first axis along which they vary from `low` to `high`."""
+def restrict(space: Any, low: np.ndarray, high: np.ndarray, layout: tuple[float, float], first: int = 0) -> None:
+    """Narrows a space of initial states to a share of the first axis, from number `first` on, along which it varies.
+
+    Args:
+      space: gymnasium.spaces.Box, changed in place; low, high: its bounds before that.
+      layout: the share, from and to, 0..1.
+    """
     space.low[:], space.high[:] = low, high
-    axis = int(np.argmax(high - low > MIN_EXTENT))
+    axis = first + int(np.argmax((high - low)[first:] > MIN_EXTENT))
     space.low[axis], space.high[axis] = (low[axis] + share * (high[axis] - low[axis]) for share in layout)
 
 

@@ -22,6 +22,7 @@ from octo_integration.data.collect.tasks import TASKS, get_task
 NAME = "metaworld_frames"
 FRAMES_PER_JOB = 40
 FRAMES_PER_EPISODE = 8
+FRAMES_PER_TEXTURE = 4
 STEPS_BETWEEN_FRAMES = 8  # at most
 HAND_LOW, HAND_HIGH = np.array([-0.3, 0.45, 0.06]), np.array([0.3, 0.85, 0.35])  # metres
 NEAR = 0.08  # of the image; closer than this, hand and object are called touching
@@ -142,12 +143,15 @@ def _render(job: _Job) -> list[Frame]:
     while len(frames) < job.count:
         env.reset(int(rng.integers(2**31)))
         noise, wander = rng.uniform(0, 1), rng.random() < 0.5
-        for _ in range(min(FRAMES_PER_EPISODE, job.count - len(frames))):
+        for number in range(min(FRAMES_PER_EPISODE, job.count - len(frames))):
             target, grip = rng.uniform(HAND_LOW, HAND_HIGH), rng.uniform(-1, 1)
             for _ in range(rng.integers(1, STEPS_BETWEEN_FRAMES + 1)):
                 action = _towards(env, target, grip) if wander else env.expert_action()
                 env.advance(action + disturbance(rng, noise))
             shift = _look(job.task, rng)
+            if number % FRAMES_PER_TEXTURE == 0:
+                texture = shift.texture  # costs more than the rest of a frame
+            shift = dataclasses.replace(shift, texture=texture)
             env.set_shift(shift)
             frames.append(_frame(env, job.task, shift, rng))
     return frames

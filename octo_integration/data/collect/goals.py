@@ -25,6 +25,7 @@ SHAPES_PER_SCENE = 3
 X_RANGE, Y_RANGE = (-0.2, 0.2), (0.5, 0.8)  # metres
 APART = 0.09  # metres between centres, at least
 NEAR = (0.08, 0.15)  # metres from the object to a distractor
+MARGIN, STEP = 0.03, 0.01  # metres between an object and a distractor, and by which it is moved
 TO_CAMERA = np.arctan2(-0.8, 1.3)  # radians, on the table: distractors lie on this side of the object
 REACHED, LOW = 0.05, 0.15  # metres: the hand is this close in x and y, and this low
 HOVER = 0.08  # metres above a shape, where the expert goes
@@ -51,6 +52,7 @@ _GEOMETRY = {
 }
 
 RGB = tuple[float, float, float]
+Rectangle = tuple[np.ndarray, np.ndarray]  # low and high x, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,21 @@ def draw_distractors(rng: np.random.Generator) -> tuple[Distractor, ...]:
     return tuple(Distractor(pairs[n][0], pairs[n][1], float(a), float(d)) for n, a, d in zip(chosen, angles, distances))
 
 
-def place(distractors: Sequence[Distractor], center: np.ndarray, others: Sequence[ColoredShape]) -> list[ColoredShape]:
-    """Distractors on the table beside an object at `center`, turned around it to where they are clear of the others."""
-    turns = [_around(distractors, center, np.radians(degrees)) for degrees in range(0, 360 if others else 1, 15)]
+def place(
+    distractors: Sequence[Distractor],
+    center: np.ndarray,
+    others: Sequence[ColoredShape],
+    footprints: Sequence[Rectangle],
+) -> list[ColoredShape]:
+    """Distractors on the table beside an object at `center`.
+
+    They are turned around it to where they are clear of the other shapes, and moved away from it until they are outside
+    of the rectangles that it covers.
+    """
+    turns = [
+        [_beside(distractor, center, np.radians(degrees), footprints) for distractor in distractors]
+        for degrees in range(0, 360 if others else 1, 15)
+    ]
     occupied = [np.array(other.position[:2]) for other in others]
 
     def clearance(shapes: list[ColoredShape]) -> float:
@@ -160,9 +174,13 @@ def approach(hand: np.ndarray, goal: np.ndarray) -> np.ndarray:
     return action.clip(-1, 1)
 
 
-def _around(distractors: Sequence[Distractor], center: np.ndarray, turn: float) -> list[ColoredShape]:
-    offsets = [d.distance * np.array([np.cos(d.angle + turn), np.sin(d.angle + turn)]) for d in distractors]
-    return [_stand(d.color, d.shape, center[:2] + offset) for d, offset in zip(distractors, offsets)]
+def _beside(distractor: Distractor, center: np.ndarray, turn: float, footprints: Sequence[Rectangle]) -> ColoredShape:
+    angle, distance = distractor.angle + turn, distractor.distance
+    while True:
+        spot = center[:2] + distance * np.array([np.cos(angle), np.sin(angle)])
+        if not any(((low - MARGIN < spot) & (spot < high + MARGIN)).all() for low, high in footprints):
+            return _stand(distractor.color, distractor.shape, spot)
+        distance += STEP
 
 
 def _stand(color: str, shape: str, place: np.ndarray) -> ColoredShape:
