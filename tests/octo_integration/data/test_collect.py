@@ -13,8 +13,20 @@ import pytest
 
 from octo_integration.data.collect.env import MetaWorldEnv, seed_of
 from octo_integration.data.collect.experts import STEPS_AFTER_SUCCESS, demonstrate
+from octo_integration.data.collect.goals import NEW_PAIRS
 from octo_integration.data.collect.isolated import isolated_env
-from octo_integration.data.collect.shifts import HELD_OUT, SEEN, SHIFTS, VISUAL_SHIFTS, Shift, draw_seen, draw_shift
+from octo_integration.data.collect.shifts import (
+    EPISODE_SHIFTS,
+    HELD_OUT,
+    PRETRAINED_FACTORS,
+    SEEN,
+    SHIFTS,
+    VISUAL_SHIFTS,
+    WORD_SHIFTS,
+    Shift,
+    draw_seen,
+    draw_shift,
+)
 from octo_integration.data.collect.shifts import hue_name as name_of_hue
 from octo_integration.data.collect.tasks import TASKS, get_task
 
@@ -33,17 +45,22 @@ def push() -> Iterator[MetaWorldEnv]:
 
 
 def test_tasks_speak_for_themselves() -> None:
-    assert len(TASKS) >= 8
+    assert len(TASKS) == 51
+    known = [words for task in TASKS.values() for words in (task.instruction, task.synonym)]
+    assert len(set(known)) == len(known)
     for name, task in TASKS.items():
-        words = [task.instruction, *task.paraphrases]
-        assert len(words) >= 3 and len(set(words)) == len(words), name
-    with pytest.raises(ValueError, match="unknown task 'dance'; there are reach, push"):
+        assert len(set(task.paraphrases)) >= 2, name
+        for paraphrase in task.paraphrases:
+            assert not any(paraphrase in words for words in known), name
+            assert ("{goal}" in paraphrase) == ("{goal}" in task.synonym) == task.has_goals
+        assert (task.color, task.object) not in NEW_PAIRS
+    with pytest.raises(ValueError, match="unknown task 'dance'; there are assembly, basketball"):
         get_task("dance")
 
 
 def test_tasks_exist_in_meta_world() -> None:
     registry = pytest.importorskip("metaworld.env_dict").ALL_V3_ENVIRONMENTS
-    assert {task.environment for task in TASKS.values()} <= set(registry)
+    assert {task.environment for task in TASKS.values()} == set(registry)
 
 
 def test_observation_and_goal_are_where_they_should_be(push: MetaWorldEnv) -> None:
@@ -80,7 +97,7 @@ def test_bad_actions_and_order(push: MetaWorldEnv) -> None:
             push.step(action)
     with isolated_env("reach", image_size=8) as fresh, pytest.raises(RuntimeError, match="reset"):
         fresh.step(np.zeros(4))
-    with pytest.raises(ValueError, match="there are reach"), isolated_env("dance"):
+    with pytest.raises(ValueError, match="there are assembly"), isolated_env("dance"):
         pass
 
 
@@ -101,7 +118,7 @@ def test_expert_succeeds_and_can_be_looked_at_again(push: MetaWorldEnv) -> None:
         push.set_shift(draw_shift(name, 0))
         push.restore(episode.snapshots[middle])
         shifted = push.render()
-        assert np.abs(shifted.astype(int) - seen).mean() > (0.1 if name == "color" else 2), name
+        assert np.abs(shifted.astype(int) - seen).mean() > (0.1 if name in ("color", "distractors") else 2), name
         push.set_shift(Shift())
         push.restore(episode.snapshots[middle])
         np.testing.assert_array_equal(push.render(), seen)
@@ -125,16 +142,108 @@ def test_language_shift_changes_the_words_only(push: MetaWorldEnv) -> None:
     push.set_shift(draw_shift("language", 0))
     assert push.instruction in TASKS["push"].paraphrases
     np.testing.assert_array_equal(push.render(), image)
+    push.set_shift(draw_shift("synonym", 0))
+    assert push.instruction == TASKS["push"].synonym
     push.set_shift(Shift())
     assert push.instruction == TASKS["push"].instruction
 
 
+def test_layouts_do_not_overlap(push: MetaWorldEnv) -> None:
+    places: dict[str, list[float]] = {}
+    for layout in ("restricted", "shifted", "all"):
+        push.set_shift(Shift(layout=layout))
+        places[layout] = []
+        for seed in range(8):
+            push.reset(seed)
+            places[layout].append(float(push.positions().object[0]))
+    push.set_shift(Shift())
+    # Meta-World draws the puck's x from -0.1 to 0.1.
+    assert max(places["restricted"]) < 0.031 and min(places["shifted"]) > 0.049
+    assert max(places["all"]) > 0.031 and min(places["all"]) < -0.03
+
+
+def test_words_alone_tell_the_faucets_apart() -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            scenes = [stack.enter_context(isolated_env(task)) for task in ("faucet-open", "faucet-close")]
+        except ImportError as error:
+            pytest.skip(f"no simulator here: {error}")
+        for seed in range(2):  # after the first, Meta-World alone would show where the faucet was before
+            opened, closed = (env.reset(seed)["image_primary"] for env in scenes)
+            np.testing.assert_array_equal(opened, closed)
+        assert scenes[0].instruction != scenes[1].instruction
+
+
+@pytest.fixture(scope="module")
+def point() -> Iterator[MetaWorldEnv]:
+    with contextlib.ExitStack() as stack:
+        try:
+            env = stack.enter_context(isolated_env("point"))
+        except ImportError as error:
+            pytest.skip(f"no simulator here: {error}")
+        yield env
+
+
+def test_shapes_are_drawn_where_they_are(point: MetaWorldEnv) -> None:
+    for seed in range(3):
+        image = point.reset(seed)["image_primary"]
+        goal = point.positions().goal
+        np.testing.assert_array_equal(goal, point.positions().object)
+        (named,) = [shape for shape in point.shapes() if point.instruction == f"move to the {shape.name}"]
+        np.testing.assert_allclose(named.position, goal, atol=1e-6)
+        # Painting the goal changes pixels around it, and none far away.
+        point.set_shift(draw_shift("color", seed))
+        assert point.instruction.split()[3] in ("cyan", "purple")
+        rows, columns = np.nonzero(np.abs(point.render().astype(int) - image).max(-1))
+        center = 64 * point.project(goal)
+        point.set_shift(Shift())
+        offsets = np.hypot(columns + 0.5 - center[0], rows + 0.5 - center[1])
+        assert len(offsets) >= 8 and offsets.max() < 8
+
+
+def test_expert_moves_to_the_shape_it_is_told(point: MetaWorldEnv) -> None:
+    for number in range(3):
+        point.reset(1)
+        point.set_goal(number)
+        name = point.shapes()[number].name
+        steps = 0
+        while not point.advance(point.expert_action()):
+            steps += 1
+            assert steps < 30
+        where = point.positions()
+        assert point.instruction == f"move to the {name}"
+        assert np.linalg.norm(where.hand[:2] - where.goal[:2]) < 0.05 and where.hand[2] < 0.15
+
+
+def test_new_pairs_and_shapes_are_goals_under_their_shifts_alone(point: MetaWorldEnv) -> None:
+    names: dict[str, list[tuple[str, ...]]] = {}
+    for shift in ("none", "new_pairs", "new_shapes"):
+        point.set_shift(draw_shift(shift, 0))
+        names[shift] = []
+        for seed in range(5):
+            point.reset(seed)
+            names[shift].append(tuple(point.instruction.removeprefix("move to the ").split()))
+    point.set_shift(Shift())
+    assert not set(names["none"]) & NEW_PAIRS and set(names["new_pairs"]) <= NEW_PAIRS
+    assert {shape for _, shape in names["new_shapes"]} <= {"capsule", "egg"}
+
+
 def test_shifts_are_deterministic_and_named() -> None:
+    assert {*VISUAL_SHIFTS, *WORD_SHIFTS, *EPISODE_SHIFTS, "none"} == set(SHIFTS)
     for name in SHIFTS:
         assert draw_shift(name, 5) == draw_shift(name, 5)
         assert draw_shift(name, 5).name == name
-        assert name == "none" or draw_shift(name, 5) != draw_shift(name, 6)
+        assert draw_shift(name, 5).changes_image == (name in VISUAL_SHIFTS)
+        drawn = name in (*VISUAL_SHIFTS, "language")
+        assert (draw_shift(name, 5) != draw_shift(name, 6)) == drawn
+        layout = draw_shift(name, 5, "restricted").layout
+        assert layout == ("shifted" if name == "positions" else "restricted")
+    for name in VISUAL_SHIFTS:
+        dev, test = ({draw_shift(name, seed_of(0, "push", part, i)) for i in range(50)} for part in ("dev", "test"))
+        assert not dev & test
     assert draw_shift("none", 0) == Shift()
+    with pytest.raises(ValueError, match="unknown layout 'left'; there are all, restricted"):
+        draw_shift("none", 0, "left")
     with pytest.raises(ValueError, match="unknown shift 'fog'; there are none, texture"):
         draw_shift("fog", 0)
 
@@ -153,8 +262,9 @@ def test_seen_and_held_out_looks_do_not_overlap() -> None:
             assert look.texture.pattern in SEEN.patterns
         if look.color:
             assert name_of_hue(look.color.hue) not in ("cyan", "purple")
-        if look.camera:
-            assert abs(look.camera.azimuth) <= 6
+        assert not look.camera and not look.distractors
+        assert look.wording == "instruction" and look.layout == "all" and look.goals == "known"
+    assert PRETRAINED_FACTORS == ("texture", "light", "color")
     assert {name_of_hue(draw_shift("color", seed).color.hue) for seed in range(40)} == {"cyan", "purple"}  # type: ignore[union-attr]
 
 

@@ -14,14 +14,16 @@ import tensorflow_datasets as tfds
 
 from octo_integration.data import DataConfig, compute_statistics
 from octo_integration.data.collect import CollectConfig, collect, demonstrations, frames, render_frames, writer
+from octo_integration.data.collect.goals import KNOWN_PAIRS, NEW_PAIRS
 from octo_integration.data.collect.isolated import isolated_env
-from octo_integration.data.collect.shifts import VISUAL_SHIFTS
 from octo_integration.data.collect.tasks import TASKS
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 SHIPPED = Path(demonstrations.__file__).parents[2] / "assets" / "metaworld_tiny" / "1.0.0"
 SHIPPED_BYTES = 7_500_000
+SHIPPED_SHIFTS = ("texture", "light", "camera", "color")
+SPLITS = ("train", "heldout", *(f"heldout_{shift}" for shift in SHIPPED_SHIFTS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +64,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_splits_hold_what_was_asked_for(collected: Path) -> None:
     assert [path.name for path in collected.parent.iterdir()] == ["demos"]
-    for split in demonstrations.SPLITS:
+    for split in SPLITS:
         episodes = read(collected, split)
         assert [e["metadata"]["task"] for e in episodes] == [b"handle-press", b"reach"]
         for episode in episodes:
@@ -83,7 +85,7 @@ def test_shifted_splits_show_the_held_out_episodes(collected: Path) -> None:
     heldout = read(collected, "heldout")
     for train, plain in zip(read(collected, "train"), heldout, strict=True):
         assert train["metadata"]["seed"] != plain["metadata"]["seed"]
-    for shift in VISUAL_SHIFTS:
+    for shift in SHIPPED_SHIFTS:
         for plain, shifted in zip(heldout, read(collected, f"heldout_{shift}"), strict=True):
             assert plain["metadata"] == shifted["metadata"]
             for key in ("action", "state", "is_last"):
@@ -95,12 +97,45 @@ def test_shifted_splits_show_the_held_out_episodes(collected: Path) -> None:
 def test_same_seed_same_episodes_whatever_the_workers(collected: Path, tmp_path: Path) -> None:
     again = collect(small(tmp_path / "again", workers=1))
     # Not the files' bytes: protocol buffers keep their fields in no order.
-    for split in demonstrations.SPLITS:
+    for split in SPLITS:
         for one, other in zip(read(collected, split), read(again, split), strict=True):
             np.testing.assert_equal(one, other)
     different = collect(small(tmp_path / "different", seed=1, heldout_per_task=0, tasks=("handle-press",)))
     assert list(tfds.builder_from_directory(different).info.splits) == ["train"]
     assert not np.array_equal(read(different, "train")[0]["action"][:9], read(collected, "train")[0]["action"][:9])
+
+
+def test_dev_and_test_of_every_kind(tmp_path: Path) -> None:
+    made = small(
+        tmp_path / "study",
+        tasks=("point", "handle-press"),
+        evaluation=("dev", "test"),
+        shifts=("all", "synonym", "language", "positions", "new_pairs"),
+        zero_shot=("reach",),
+        layouts="restricted",
+    )
+    names = demonstrations.splits(made)
+    shifts = ("all", "synonym", "language", "positions", "new_pairs", "zero_shot")
+    assert names == ("train", *(part + end for part in ("dev", "test") for end in ("", *(f"_{s}" for s in shifts))))
+    out = collect(made)
+    splits = {name: read(out, name) for name in names}
+    tasks = {name: [e["metadata"]["task"].decode() for e in split] for name, split in splits.items()}
+    for part in ("dev", "test"):
+        for view in ("", "_all", "_synonym", "_language"):
+            assert [e["metadata"] for e in splits[part + view]] == [e["metadata"] for e in splits[part]]
+            for plain, seen in zip(splits[part], splits[part + view], strict=True):
+                np.testing.assert_array_equal(plain["action"], seen["action"])
+                same_image = np.array_equal(plain["image"], seen["image"])
+                assert same_image == (view != "_all")
+        words = [splits[part + view][1]["language_instruction"][0].decode() for view in ("", "_synonym", "_language")]
+        task = TASKS["handle-press"]
+        assert words[:2] == [task.instruction, task.synonym] and words[2] in task.paraphrases
+        pairs = [splits[part + end][0]["language_instruction"][0].decode().split()[-2:] for end in ("", "_new_pairs")]
+        assert tuple(pairs[0]) in KNOWN_PAIRS and tuple(pairs[1]) in NEW_PAIRS
+        assert tasks[f"{part}_positions"] == ["point", "handle-press"]
+        assert tasks[f"{part}_new_pairs"] == ["point"] and tasks[f"{part}_zero_shot"] == ["reach"]
+    seeds = [e["metadata"]["seed"] for name in names if name.count("_") != 1 for e in splits[name]]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_our_reader_takes_it(collected: Path) -> None:
@@ -115,7 +150,7 @@ def test_shipped_set_is_complete_and_small() -> None:
     tasks = len(config.tasks)
     assert {name: split.num_examples for name, split in splits.items()} == {
         "train": config.episodes_per_task * tasks,
-        **{split: config.heldout_per_task * tasks for split in demonstrations.SPLITS[1:]},
+        **{split: config.heldout_per_task * tasks for split in SPLITS[1:]},
     }
     assert tasks >= 4 and config.episodes_per_task * tasks >= 40
 
@@ -133,7 +168,14 @@ def test_shipped_set_can_be_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ("reach", "dance")}, "unknown task 'dance'; there are reach"),
+        ({"tasks": ("reach", "dance")}, "unknown task 'dance'; there are assembly"),
+        ({"zero_shot": ("reach",)}, "zero_shot task 'reach' is demonstrated"),
+        ({"shifts": ("fog",)}, "unknown shift 'fog'"),
+        ({"shifts": ("none",)}, "the shift none changes nothing"),
+        ({"shifts": ("new_pairs",)}, "new_pairs needs a task with coloured shapes; add point"),
+        ({"shifts": ("positions",)}, "positions needs layouts restricted"),
+        ({"layouts": "shifted"}, "give all or restricted"),
+        ({"evaluation": ("train",)}, "the same split twice: train, train"),
         ({"tasks": ()}, "tasks is empty"),
         ({"tasks": ("reach", "reach")}, "named twice"),
         ({"episodes_per_task": 0}, "episodes_per_task is 0"),
@@ -209,8 +251,8 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_frames_are_labelled(tmp_path: Path) -> None:
-    tasks = ("push", "drawer-close")
-    # Two jobs, the second shorter.
+    tasks = ("push", "drawer-close", "point")
+    # Three of push and drawer-close come before one of point. Two jobs, the second shorter.
     out = render_frames(tmp_path / "frames", count=frames.FRAMES_PER_JOB + 8, seed=3, tasks=tasks, image_size=32)
     found = list(tfds.as_numpy(tfds.builder_from_directory(out).as_dataset(split="train")))
     assert [f["task"].decode() for f in found] == [tasks[0]] * frames.FRAMES_PER_JOB + [tasks[1]] * 8
@@ -220,7 +262,10 @@ def test_frames_are_labelled(tmp_path: Path) -> None:
             assert frame[key].shape == (2,) and (frame[key] >= 0).all() and (frame[key] <= 1).all()
         for key in ("hand", "object", "goal"):
             assert frame[key].shape == (3,) and np.abs(frame[key]).max() < 1.5
-        assert TASKS[frame["task"].decode()].object in frame["caption"].decode()
+        task = TASKS[frame["task"].decode()]
+        assert task.object in frame["caption"].decode()
+        assert frame["instruction"].decode() in (task.instruction, task.synonym)
+        assert 0 <= frame["opening"] <= 1 and not frame["shape"].any() and frame["shape_names"] == b""
     captions = {frame["caption"] for frame in found}
     images = {frame["image"].tobytes() for frame in found}
     assert len(captions) > 20 and len(images) == len(found)

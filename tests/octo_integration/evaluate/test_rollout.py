@@ -137,6 +137,16 @@ def test_episodes_are_paired_by_seed(counters: list[Counter]) -> None:
     assert not set(first.seeds) & set(other.seeds)
 
 
+def test_layouts_reach_the_simulator(counters: list[Counter]) -> None:
+    rollout(ones(4), ["reach"], episodes=1)
+    rollout(ones(4), ["reach"], episodes=1, shift="texture", layouts="restricted")
+    rollout(ones(4), ["point"], episodes=1, shift="new_pairs", layouts="restricted")
+    rollout(ones(4), ["reach"], episodes=1, shift="positions", layouts="restricted")
+    shifts = [counter.shifts[0] for counter in counters]
+    assert [shift.layout for shift in shifts] == ["all", "restricted", "restricted", "shifted"]
+    assert shifts[2].goals == "new_pairs"
+
+
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
@@ -155,6 +165,8 @@ def test_bad_policy(counters: list[Counter], actions: np.ndarray, message: str) 
     [
         ({"tasks": ["dance"]}, "unknown task 'dance'"),
         ({"shift": "fog"}, "unknown shift 'fog'"),
+        ({"shift": "new_pairs"}, "new_pairs needs tasks with coloured shapes; take reach out"),
+        ({"layouts": "left"}, "unknown layout 'left'"),
         ({"episodes": 0}, "episodes is 0"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"execute": 0}, "execute is 0"),
