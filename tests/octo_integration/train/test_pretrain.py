@@ -31,6 +31,11 @@ def frames(count=COUNT):
         goal=goal,
         hand_pixel=hand[:, :2] * 2,
         object_pixel=thing[:, :2] * 2,
+        opening=rng.random(count, np.float32),
+        shape=np.stack([thing, goal, hand], 1),
+        shape_pixel=np.stack([thing, goal, hand], 1)[..., :2] * 2,
+        shape_names=np.array(["red ball; blue disc; green cube", ""] * (count // 2), object),
+        instruction=np.array(["move to the red ball", "push the puck"] * (count // 2), object),
         caption=np.array([f"frame number {i}, the light is dim" for i in range(count)], object),
         task=np.array(["push", "reach"] * (count // 2), object),
     )
