@@ -8,6 +8,7 @@ The method is Module-Wise Proximity Scheduling, arXiv 2511.19878.
 """
 
 from maps_optax import presets
+from maps_optax._adapt import AdaptStats, drift_budget, hypergradient
 from maps_optax._anchor import (
     DetachedAnchor,
     L2SPState,
@@ -20,6 +21,7 @@ from maps_optax._baselines import interpolate, l2_sp
 from maps_optax._gradient import chain
 from maps_optax._inspect import Slice, describe, metrics, slices
 from maps_optax._layers import LayerStack
+from maps_optax._lora import lora_spd
 from maps_optax._maps import maps
 from maps_optax._spd import spd
 from maps_optax._strength import strengths
@@ -27,6 +29,7 @@ from maps_optax._strength import strengths
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptStats",
     "DetachedAnchor",
     "L2SPState",
     "LayerStack",
@@ -36,8 +39,11 @@ __all__ = [
     "chain",
     "describe",
     "detach_anchor",
+    "drift_budget",
+    "hypergradient",
     "interpolate",
     "l2_sp",
+    "lora_spd",
     "maps",
     "metrics",
     "presets",

@@ -24,6 +24,13 @@ class DetachedAnchor(NamedTuple):
     fingerprints: Any
 
 
+class Adapter(optax.MaskedNode):
+    """Stands in an anchor's tree for the B of an adapter whose product is held: there is no θ0 to keep.
+
+    A kind of `MaskedNode`, so that whoever passes over those passes over this.
+    """
+
+
 class L2SPState(NamedTuple):
     """State of `l2_sp`: `anchor` is θ0, a tree like params with `optax.MaskedNode` for free leaves."""
 
@@ -31,7 +38,7 @@ class L2SPState(NamedTuple):
 
 
 class SPDState(NamedTuple):
-    """State of `spd` and `maps`.
+    """State of `spd`, `maps` and `lora_spd`.
 
     Per-layer numbers are packed in vectors of length K, one entry per anchored tensor and one per slice of a stacked
     leaf, in flattening order: `optax.tree_utils.tree_map_params` would give a per-leaf scalar its parameter's
@@ -39,9 +46,9 @@ class SPDState(NamedTuple):
 
     Attributes:
       count: steps taken, int32.
-      anchor: θ0, a tree like params with `optax.MaskedNode` for free leaves.
+      anchor: θ0, a tree like params with `optax.MaskedNode` for free leaves (and all of ``lora_spd``'s product).
       leaf: which of the anchored leaves an entry belongs to, int32 (K,).
-      strength: λ of the last step, (K,).
+      strength: λ of the last step, and of the first before it, (K,). Where `adapt` moves λ, this is what it moves.
       carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
       drift: ‖θ − θ0‖ after the last step, (K,).
       triggered: 1 where c < 0 in the last step, else 0, (K,).

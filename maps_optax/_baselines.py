@@ -91,7 +91,7 @@ def interpolate(pretrained: Any, params: Any, alpha: Union[float, Any]) -> Any:
     """
     flat = _tree.flatten(params)
     starts = _tree.align(pretrained, flat, "interpolate: pretrained")
-    if _strength._is_number(alpha):
+    if _strength.is_number(alpha):
         alphas = [alpha] * len(starts)
     else:
         alphas = _tree.align(alpha, flat, "interpolate: alpha")

@@ -125,7 +125,7 @@ def describe(
     return "\n".join(lines)
 
 
-def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict[str, Any]:
+def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None, *, strength: bool = False) -> dict[str, Any]:
     """What MAPS did in the last step, as a flat dict of scalars; works under `jit`.
 
     * ``drift/<layer>``: ‖θ − θ0‖ after the step, in the parameters' own unit;
@@ -133,12 +133,16 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict
     * ``pull/<layer>``: the mean of λ·r over the layer's tensors, 0 where not triggered;
     * ``drift``, ``triggered``, ``pull``: the same over everything anchored.
 
+    ``strength=True`` adds ``strength/<layer>``, the mean λ of the layer's tensors: what `adapt` has made of it.
+
     Of a state that `jax.vmap` made, each is an array over what it was mapped over.
 
     Args:
-      opt_state: any Optax state that holds states of `spd` or `maps`, however wrapped.
+      opt_state: any Optax state that holds states of `spd`, `maps` or `lora_spd`, however wrapped.
       layers: the LayerStack that `maps` was given, to name and gather layers ``"dinov2/3"``. Without it each anchored
-        tensor is a layer of its own, named by its path, ``"path[i]"`` for slice i of a leaf that stacks layers.
+        tensor is a layer of its own, named by its path, ``"path[i]"`` for slice i of a leaf that stacks layers. What
+        has no place in the stack, as adapters under `lora_spd`, is named by its path all the same.
+      strength: whether to show λ.
 
     Raises:
       ValueError: no such state inside.
@@ -165,6 +169,8 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None) -> dict
         out[f"drift/{name}"] = jnp.sqrt(sum(s.drift[..., i] ** 2 for s, i in members))
         out[f"triggered/{name}"] = sum(s.triggered[..., i] for s, i in members) / len(members)
         out[f"pull/{name}"] = sum(s.pull[..., i] for s, i in members) / len(members)
+        if strength:
+            out[f"strength/{name}"] = sum(s.strength[..., i] for s, i in members) / len(members)
     tensors = max(sum(s.drift.shape[-1] for s in found), 1)
     out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2, axis=-1) for s in found))
     out["triggered"] = sum(jnp.sum(s.triggered, axis=-1) for s in found) / tensors
@@ -179,8 +185,10 @@ def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> lis
         raise ValueError("metrics: the anchor is detached; call mx.attach_anchor(opt_state, pretrained) first.")
     flat = _tree.flatten(anchor)
     size = state.drift.shape[-1]
-    if layers is not None:
+    if layers is not None and flat.paths:
         layout = layers.resolve(flat)
+        if all(p is None for p in layout.positions):  # not what `maps` holds: the factors of adapters
+            return _by_path(state, anchor)
         names = [
             "/".join(filter(None, layout.names[int(k)]))
             for p in layout.positions
@@ -189,11 +197,12 @@ def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> lis
         if len(names) != size:
             raise ValueError(f"metrics: layers gives {len(names)} layers, the state has {size}; give maps' own.")
         return names
-    return _by_path(state, flat)
+    return _by_path(state, anchor)
 
 
-def _by_path(state: _anchor.SPDState, flat: _tree.Flat) -> list[str]:
-    paths = [_tree.name(p) for p in flat.paths]
+def _by_path(state: _anchor.SPDState, anchor: Any) -> list[str]:
+    held = jax.tree_util.tree_map(lambda _: 0, anchor, is_leaf=lambda x: isinstance(x, _anchor.Adapter))
+    paths = [_tree.name(p) for p in _tree.flatten(held).paths]
     if len(paths) == state.drift.shape[-1]:
         return paths
     if isinstance(state.leaf, jax.core.Tracer):

@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 import jax
 import optax
 
-from maps_optax import _layers, _schedules, _spd, _strength, _tree
+from maps_optax import _adapt, _layers, _schedules, _spd, _strength, _tree
 
 
 def maps(
@@ -22,6 +22,7 @@ def maps(
     b1: float = 0.9,
     criterion: str = "auto",
     axis_name: Any = None,
+    adapt: Optional[_adapt.Adapt] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Module-Wise Proximity Scheduling: `spd` whose λ falls along the pretrained stack.
 
@@ -37,6 +38,8 @@ def maps(
         `(k, size) -> λ_k/λ_max`. A leaf whose ratio is 0 is free and keeps no anchor.
       anchor, anchor_dtype, anchor_memory_kind, norm, max_pull, b1, criterion, axis_name: as in `spd` (by name rather
         than as ``**options``, which `optax.inject_hyperparams` cannot bind).
+      adapt: as in `spd`: λ starts from the schedule, and a leaf or slice whose ratio is 0 stays free. Not together with
+        an optax schedule for `lambda_max`. `optax.inject_hyperparams` needs it in its `static_args`.
 
     Returns:
       A transformation with state `SPDState`, to be placed after the optimizer that makes the step.
@@ -54,6 +57,11 @@ def maps(
     """
     if not (callable(lambda_max) or isinstance(lambda_max, jax.core.Tracer)):
         _strength.check_lambda_max(float(lambda_max))
+
+    if adapt is not None and callable(lambda_max):
+        raise ValueError("mx.maps: lambda_max is a schedule and adapt moves λ too; give one of them.")
+    if adapt is not None and isinstance(lambda_max, (int, float)) and lambda_max == 0:
+        raise ValueError(f"mx.maps: {_spd.NOTHING_TO_ADAPT}")
 
     def ratios(params: Any) -> Any:
         flat, layout = _layers.resolve(layers, params)
@@ -77,6 +85,7 @@ def maps(
         b1=b1,
         criterion=criterion,
         axis_name=axis_name,
+        adapt=adapt,
     )
 
 

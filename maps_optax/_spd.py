@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _strength, _tree
+from maps_optax import _adapt, _anchor, _strength, _tree
 
 _NORMS = ("l2", "mars")
 _CRITERIA = ("auto", "gradient")
@@ -34,6 +34,8 @@ ESTIMATE_WARNING = (
     "maps_optax estimates the trigger sign from the update, because `update` received no gradient. For the exact "
     "criterion build the optimizer with mx.chain(...) in place of optax.chain(...), or pass grad= to update."
 )
+
+NOTHING_TO_ADAPT = "λ is 0, so every leaf is free and adapt has none to move; start from a small λ, such as 1e-3."
 
 
 def spd(
@@ -47,6 +49,7 @@ def spd(
     b1: float = 0.9,
     criterion: str = "auto",
     axis_name: Any = None,
+    adapt: Optional[_adapt.Adapt] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Selective Projection Decay, placed after the optimizer that makes the step.
 
@@ -84,13 +87,18 @@ def spd(
       axis_name: mesh axis or axes over which to sum the statistics inside `shard_map` (or `pmap`). r and the trigger
         are exact whether or not a leaf is split over them; the reported drift of a leaf that is replicated over them
         counts each copy.
+      adapt: a rule that moves λ, `hypergradient`, `drift_budget` or a callable `AdaptStats -> λ`, a vector with one
+        entry per layer. `strength` is then where λ starts, and 0 there is free for good, also in a slice of a stacked
+        leaf. Before each step the rule sees the step's gradient and what the step before did, and gives this step's λ,
+        which the state carries in `strength`. A λ that is negative or not finite is not taken; the old one stays.
 
     Returns:
       A transformation whose state is an `SPDState`. Its `update` takes ``grad=`` as an extra argument.
 
     Raises:
-      ValueError: bad options now; at `init`, a λ that is negative, non-finite or of the wrong length, a tree that does
-        not match, an integer leaf with λ ≠ 0; at `update`, missing params or, with ``criterion="gradient"``, gradient.
+      ValueError: bad options now, among them `adapt` with λ = 0 or ``norm="mars"``; at `init`, a λ that is negative,
+        non-finite or of the wrong length, a tree that does not match, an integer leaf with λ ≠ 0; at `update`, missing
+        params or, with ``criterion="gradient"``, gradient.
 
     References:
       Tian et al., Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models, NeurIPS 2024
@@ -108,6 +116,8 @@ def spd(
       >>> mx.metrics(state)["triggered"].item()
       1.0
     """
+    if adapt is not None and isinstance(strength, (int, float)) and strength == 0:
+        raise ValueError(f"mx.spd: {NOTHING_TO_ADAPT}")
     return selective_projection(
         lambda params: strength(params) if callable(strength) else strength,
         None,
@@ -120,17 +130,19 @@ def spd(
         b1=b1,
         criterion=criterion,
         axis_name=axis_name,
+        adapt=adapt,
     )
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Inner products over each layer, or each row of it, with d = θ − θ0 before the step: arrays (n, rows)."""
 
     dd: jax.Array  # ‖d‖²
     growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
     sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ⟨u, d⟩
-    l1: Optional[jax.Array]  # Σ|d + u|, for "mars"
-    l1_growth: Optional[jax.Array]  # Σ(|d + u| − |d|), for "mars"
+    l1: Optional[jax.Array] = None  # Σ|d + u|, for "mars"
+    l1_growth: Optional[jax.Array] = None  # Σ(|d + u| − |d|), for "mars"
+    anchor: Optional[jax.Array] = None  # ‖θ0‖², for `adapt`
 
 
 def selective_projection(
@@ -146,6 +158,7 @@ def selective_projection(
     b1: Any = 0.9,
     criterion: str = "auto",
     axis_name: Any = None,
+    adapt: Optional[_adapt.Adapt] = None,
 ) -> optax.GradientTransformationExtraArgs:
     """What `spd` and `maps` share: λ of a leaf at step t is strength(params) · scale(t). Options as in `spd`."""
     if norm not in _NORMS:
@@ -154,6 +167,8 @@ def selective_projection(
         raise ValueError(f"{who}: criterion is {criterion!r}; use one of {', '.join(_CRITERIA)}.")
     if norm == "mars" and axis_name is not None:
         raise ValueError(f"{who}: norm='mars' needs whole rows, which axis_name may split; use norm='l2'.")
+    if norm == "mars" and adapt is not None:
+        raise ValueError(f"{who}: norm='mars' has a ratio per row, and adapt wants one per layer; use norm='l2'.")
     if anchor_dtype is not None and not jnp.issubdtype(anchor_dtype, jnp.floating):
         raise ValueError(f"{who}: anchor_dtype is {anchor_dtype}; it must be a floating-point dtype.")
     if isinstance(max_pull, (int, float)) and not max_pull >= 0:
@@ -163,9 +178,9 @@ def selective_projection(
     warned = False
 
     def strengths_now(anchored: list[_strength.Anchored], count: Any) -> jax.Array:
-        parts = [jnp.atleast_1d(jnp.asarray(a.strength, _stat_dtype())) for a in anchored]
-        vector = jnp.concatenate(parts) if parts else jnp.zeros((0,), _stat_dtype())
-        return vector if scale is None else vector * jnp.asarray(scale(count), _stat_dtype())
+        parts = [jnp.atleast_1d(jnp.asarray(a.strength, stat_dtype())) for a in anchored]
+        vector = jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
+        return vector if scale is None else vector * jnp.asarray(scale(count), stat_dtype())
 
     def init(params: Any) -> _anchor.SPDState:
         flat = _tree.flatten(params)
@@ -210,7 +225,7 @@ def selective_projection(
             layers.append(_layer(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         count = state.count + 1
         now = strengths_now(anchored, state.count)
-        sums = [_sums(layer, norm) for layer in layers]
+        sums = [_sums(layer, norm, adapt is not None) for layer in layers]
         if axis_name is not None:
             sums = _psum(sums, axis_name)
 
@@ -221,16 +236,19 @@ def selective_projection(
             groups = sums
             splits = np.cumsum([s.dd.shape[0] for s in sums])[:-1]
             strength_of, carry_of = jnp.split(now, splits), jnp.split(state.carry, splits)
+        judged = [_judge(s, carry, count, grad is not None, b1) for s, carry in zip(groups, carry_of)]
+        if adapt is not None and judged:
+            now = _adapted(adapt, groups[0], judged[0], state, now, anchored, who)
+            strength_of = [now]
         decided = [
-            _decide(s, lam, carry, count, grad is not None, max_pull, b1)
-            for s, lam, carry in zip(groups, strength_of, carry_of)
+            decide(s, verdict, lam, grad is not None, max_pull) for s, verdict, lam in zip(groups, judged, strength_of)
         ]
         pulls = [d.pull for d in decided]
         if norm == "l2" and decided:
             pulls = jnp.split(pulls[0], np.cumsum([s.dd.shape[0] for s in sums])[:-1])
 
         for a, layer, pull in zip(anchored, layers, pulls):
-            steps[a.leaf] = _project(layer, pull, steps[a.leaf].dtype)
+            steps[a.leaf] = project(layer, pull, steps[a.leaf].dtype)
         new_state = state._replace(count=count, strength=now)
         if decided:
             new_state = new_state._replace(
@@ -244,25 +262,27 @@ def selective_projection(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Layer(NamedTuple):
-    """One anchored leaf, widened: displacement before the step, update, gradient, and which axes are kept apart."""
+class Layer(NamedTuple):
+    """One anchored leaf, widened: displacement before the step, update, gradient, θ0, and which axes are kept apart."""
 
     d: jax.Array
     u: jax.Array
     g: Optional[jax.Array]
+    theta0: Optional[jax.Array]
     stacked: bool
-    rows: bool
+    rows: bool = False
 
 
-def _layer(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> _Layer:
+def _layer(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> Layer:
     dtype = jnp.promote_types(jnp.promote_types(theta.dtype, u.dtype), jnp.float32)
-    d = theta.astype(dtype) - theta0.astype(dtype)
+    theta0 = theta0.astype(dtype)
+    d = theta.astype(dtype) - theta0
     stacked = a.layers is not None
     rows = norm == "mars" and d.ndim - stacked >= 2
-    return _Layer(d, u.astype(dtype), None if g is None else g.astype(dtype), stacked, rows)
+    return Layer(d, u.astype(dtype), None if g is None else g.astype(dtype), theta0, stacked, rows)
 
 
-def _sums(layer: _Layer, norm: str) -> _Sums:
+def _sums(layer: Layer, norm: str, with_anchor: bool) -> Sums:
     d, u, g = layer.d, layer.u, layer.g
     kept = layer.stacked + layer.rows
     axes = tuple(range(kept, d.ndim))
@@ -270,18 +290,19 @@ def _sums(layer: _Layer, norm: str) -> _Sums:
 
     def total(x: jax.Array) -> jax.Array:
         x = jnp.sum(x, axis=axes)
-        return (_crossed(x) if layer.stacked else x).reshape(shape).astype(_stat_dtype())
+        return (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
 
-    return _Sums(
+    return Sums(
         dd=total(d * d),
         growth=total(u * (d + d + u)),
         sign=total((u if g is None else g) * d),
         l1=total(jnp.abs(d + u)) if norm == "mars" else None,
         l1_growth=total(jnp.abs(d + u) - jnp.abs(d)) if norm == "mars" else None,
+        anchor=total(layer.theta0 * layer.theta0) if with_anchor and layer.theta0 is not None else None,
     )
 
 
-def _crossed(x: jax.Array) -> jax.Array:
+def crossed(x: jax.Array) -> jax.Array:
     """`x`, summed against the identity over axis 0, the axis of stacked layers.
 
     Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
@@ -292,23 +313,26 @@ def _crossed(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(eye, x[:, None], 0), axis=0)
 
 
-class _Decision(NamedTuple):
-    pull: jax.Array  # λ·r where triggered, (n, rows)
-    carry: jax.Array  # ⟨u, θ_t − θ0⟩ = (1 − λr)(⟨u, d⟩ + ‖u‖²), (n,)
-    drift: jax.Array  # ‖θ_t − θ0‖, (n,)
-    triggered: jax.Array  # (n,)
+class Verdict(NamedTuple):
+    """What a step is found to do, whatever λ."""
+
+    home: jax.Array  # has the sign of ⟨g, d⟩ = −c, (n,)
+    ratio: jax.Array  # r, (n, rows)
 
 
-def _decide(
-    s: _Sums, strength: jax.Array, carry: jax.Array, count: jax.Array, exact: bool, max_pull: Any, b1: Any
-) -> _Decision:
-    """All of the step's scalars, for n layers at once."""
+def _judge(s: Sums, carry: jax.Array, count: jax.Array, exact: bool, b1: Any) -> Verdict:
+    """Where the gradient asks to go and how far the step goes out, for n layers at once."""
     if exact:
-        triggered = s.sign.sum(axis=1) > 0  # c < 0; False for NaN
+        home = s.sign.sum(axis=1)
     else:
-        power = jnp.asarray(b1, _stat_dtype()) ** count.astype(_stat_dtype())
-        # (1 − b1^t)⟨u_t, d⟩ − b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a positive multiple of the estimate of c
-        triggered = (1 - power) * s.sign.sum(axis=1) - (b1 - power) * carry < 0
+        power = jnp.asarray(b1, stat_dtype()) ** count.astype(stat_dtype())
+        # −(1 − b1^t)⟨u_t, d⟩ + b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a negative multiple of the estimate of c
+        home = (b1 - power) * carry - (1 - power) * s.sign.sum(axis=1)
+    return Verdict(home, ratio(s))
+
+
+def ratio(s: Sums) -> jax.Array:
+    """r, (n, rows)."""
     if s.l1 is None or s.l1_growth is None:
         growth = jnp.maximum(s.growth, 0)
         # (γ_t − γ_{t−1})/γ_t = (γ_t² − γ_{t−1}²) / (γ_t (γ_t + γ_{t−1})), which does not cancel
@@ -317,20 +341,70 @@ def _decide(
     else:
         r = s.l1_growth / (s.l1 + _MARS_FLOOR)
     # 0/0 at d = u = 0, and what NaN and inf updates make of r, is no pull.
-    r = jnp.where(r > 0, jnp.minimum(r, 1), 0)
-    pull = jnp.where(triggered[:, None], strength[:, None] * r, 0)
+    return jnp.where(r > 0, jnp.minimum(r, 1), 0)
+
+
+def _adapted(
+    adapt: _adapt.Adapt,
+    s: Sums,
+    verdict: Verdict,
+    state: _anchor.SPDState,
+    start: jax.Array,
+    anchored: list[_strength.Anchored],
+    who: str,
+) -> jax.Array:
+    """λ of this step, (n,)."""
+    assert s.anchor is not None
+    old = state.strength
+    stats = _adapt.AdaptStats(
+        count=state.count,
+        start=start,
+        strength=old,
+        triggered=state.triggered,
+        pull=state.pull,
+        home=jnp.where(verdict.home > 0, 1, jnp.where(verdict.home < 0, -1, 0)).astype(old.dtype),  # NaN: 0
+        ratio=verdict.ratio[:, 0],
+        drift=jnp.sqrt(s.dd[:, 0]),
+        norm=jnp.sqrt(s.anchor[:, 0]),
+    )
+    new = jnp.asarray(adapt(stats), old.dtype)
+    if new.shape not in ((), old.shape):
+        raise ValueError(f"{who}: adapt gives λ of shape {new.shape} for {old.shape[0]} layers; return one per layer.")
+    new = jnp.where((new >= 0) & jnp.isfinite(new), new, old)
+    return jnp.where(np.concatenate([_starts_free(a) for a in anchored]), 0, new)
+
+
+def _starts_free(a: _strength.Anchored) -> np.ndarray:
+    """Which of a leaf's layers are known to have λ = 0 at the start, (layers,)."""
+    known = np.atleast_1d(a.strength) if isinstance(a.strength, np.ndarray) else np.ones(a.layers or 1)
+    return known == 0
+
+
+class Decision(NamedTuple):
+    """What a step does."""
+
+    pull: jax.Array  # λ·r where triggered, (n, rows)
+    carry: jax.Array  # ⟨u, θ_t − θ0⟩ = (1 − λr)(⟨u, d⟩ + ‖u‖²), (n,)
+    drift: jax.Array  # ‖θ_t − θ0‖, (n,)
+    triggered: jax.Array  # (n,)
+
+
+def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
+    """All of the step's scalars, for n layers at once."""
+    triggered = verdict.home > 0  # c < 0; False for NaN
+    pull = jnp.where(triggered[:, None], strength[:, None] * verdict.ratio, 0)
     if max_pull is not None:
         pull = jnp.minimum(pull, max_pull)
     squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
-    return _Decision(
+    return Decision(
         pull=pull,
-        carry=jnp.zeros_like(carry) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
+        carry=jnp.zeros_like(triggered, stat_dtype()) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=jnp.sqrt(squared.sum(axis=1)),
-        triggered=triggered.astype(_stat_dtype()),
+        triggered=triggered.astype(stat_dtype()),
     )
 
 
-def _project(layer: _Layer, pull: jax.Array, dtype: Any) -> jax.Array:
+def project(layer: Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
     d, u = layer.d, layer.u
     shape = [1] * d.ndim
@@ -338,15 +412,15 @@ def _project(layer: _Layer, pull: jax.Array, dtype: Any) -> jax.Array:
         shape[0] = d.shape[0]
     if layer.rows:
         shape[int(layer.stacked)] = d.shape[int(layer.stacked)]
-    pull = (_crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
+    pull = (crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
     return jnp.where(pull > 0, u - pull * (d + u), u).astype(dtype)
 
 
-def _concatenate(sums: list[_Sums]) -> _Sums:
+def _concatenate(sums: list[Sums]) -> Sums:
     return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *sums)
 
 
-def _psum(sums: list[_Sums], axis_name: Any) -> list[_Sums]:
+def _psum(sums: list[Sums], axis_name: Any) -> list[Sums]:
     """The sums of all layers in one all-reduce."""
     leaves, treedef = jax.tree_util.tree_flatten(sums)
     if not leaves:
@@ -364,8 +438,9 @@ def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str)
         )
 
 
-def _stat_dtype() -> Any:
-    return jnp.asarray(0.0).dtype  # float32, or float64 where JAX is told to use it
+def stat_dtype() -> Any:
+    """float32, or float64 where JAX is told to use it."""
+    return jnp.asarray(0.0).dtype
 
 
 def _check_layout(

@@ -42,7 +42,7 @@ def plan(strength: Strength, flat: _tree.Flat, params: Any, who: str) -> list[An
         return []
     if callable(strength):
         strength = strength(params)
-    if _is_number(strength):
+    if is_number(strength):
         values = [strength if isinstance(strength, jax.Array) else np.asarray(strength, np.float64)] * len(flat.paths)
     else:
         values = [_concrete(v) for v in _tree.align(strength, flat, f"{who}: strength")]
@@ -119,7 +119,8 @@ def check_lambda_max(value: float) -> None:
         raise ValueError(f"lambda_max is {value}; it must be finite and not negative.")
 
 
-def _is_number(x: Any) -> bool:
+def is_number(x: Any) -> bool:
+    """Whether `x` is one number, Python's, numpy's or a JAX scalar."""
     return isinstance(x, (int, float, np.number)) or (isinstance(x, (np.ndarray, jax.Array)) and x.ndim == 0)
 
 

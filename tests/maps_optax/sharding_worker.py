@@ -31,6 +31,8 @@ TRANSFORMS = {
     "max_pull": lambda strength: mx.spd(strength, max_pull=1.0),
     "bf16 anchor": lambda strength: mx.spd(strength, anchor_dtype="bfloat16"),
     "mars": lambda strength: mx.spd(strength, norm="mars"),
+    "hypergradient": lambda strength: mx.spd(strength, adapt=mx.hypergradient(0.3)),
+    "drift budget": lambda strength: mx.spd(strength, adapt=mx.drift_budget(0.01, 0.3)),
     "l2_sp": lambda strength: mx.l2_sp(strength),
 }
 # name -> shapes, spec of each leaf
@@ -126,13 +128,61 @@ def case(transform: str, pattern: str, axes: str) -> dict[str, Any]:
     }
 
 
-def in_shard_map() -> dict[str, Any]:
-    """`spd` with an axis name inside `shard_map`, against the whole arrays."""
+ADAPTERS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, P]]] = {
+    "kernels split": (
+        {f"{k}/{f}": s for k in "abc" for f, s in (("lora_a", (16, 4)), ("lora_b", (4, 32)))},
+        {f"{k}/{f}": s for k in "abc" for f, s in (("lora_a", P("x", None)), ("lora_b", P(None, "x")))},
+    ),
+    "blocks stacked": (
+        {"blocks/lora_a": (8, 16, 4), "blocks/lora_b": (8, 4, 32), "c/lora_a": (16, 4), "c/lora_b": (4, 32)},
+        {
+            "blocks/lora_a": P(None, "x", None),
+            "blocks/lora_b": P(None, None, "x"),
+            "c/lora_a": P(),
+            "c/lora_b": P(None, "x"),
+        },
+    ),
+    "stacked axis split": (
+        {"blocks/lora_a": (8, 16, 4), "blocks/lora_b": (8, 4, 32)},
+        {"blocks/lora_a": P("x", None, None), "blocks/lora_b": P("x", None, None)},
+    ),
+}
+
+
+def adapters(pattern: str, treatment: str, axes: str) -> dict[str, Any]:
+    """`lora_spd` under one sharding pattern, against one device."""
+    shapes, specs = ADAPTERS[pattern]
+    lam = {k: np.linspace(2.0, 0.5, s[0]) if "blocks" in k else 1.5 for k, s in shapes.items()}
+    tx = mx.chain(optax.adam(1e-2), mx.lora_spd(lam, treatment=treatment))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(getattr(AxisType, axes),))
+
+    def put(t: Any) -> Any:
+        return {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in t.items()}
+
+    one_params, one_state = run(tx, shapes, lambda t: {k: jax.device_put(v) for k, v in t.items()})
+    with jax.set_mesh(mesh):
+        params, state = run(tx, shapes, put)
+        text = jax.jit(tx.update).lower(put(tree(shapes, 1)), state, params).compile().as_text()
+    same = [
+        x.sharding.is_equivalent_to(NamedSharding(mesh, specs[k]), x.ndim)
+        for k in shapes
+        for x in jax.tree_util.tree_leaves(state[1].anchor[k])
+    ]
+    return {
+        "collectives": collectives(text),
+        "anchor sharded as its parameter": all(same),
+        "difference": worst(params, one_params),
+        "triggered": float(np.asarray(one_state[1].triggered).mean()),
+    }
+
+
+def in_shard_map(**options: Any) -> dict[str, Any]:
+    """`spd` with an axis name and other options inside `shard_map`, against the whole arrays."""
     shapes, specs = PATTERNS["stacked and replicated"]
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     strength = strengths(shapes)
-    whole = mx.chain(optax.adam(1e-2), mx.spd(strength))
-    split = mx.chain(optax.adam(1e-2), mx.spd(strength, axis_name="x"))
+    whole = mx.chain(optax.adam(1e-2), mx.spd(strength, **options))
+    split = mx.chain(optax.adam(1e-2), mx.spd(strength, axis_name="x", **options))
     params = {k: v + 0.1 * tree(shapes, 3)[k] for k, v in tree(shapes, 0).items()}
     state = whole.init(tree(shapes, 0))
     grads = tree(shapes, 1)
@@ -148,6 +198,8 @@ def in_shard_map() -> dict[str, Any]:
         "collectives": collectives(step.lower(grads, state, params).compile().as_text()),
         "difference": worst(updates, expected),
         "triggered": float(np.asarray(new_state[1].triggered).mean()),
+        "strength moved by": worst(new_state[1].strength, state[1].strength),
+        "strength": worst(new_state[1].strength, expected_state[1].strength),
         "same triggers": bool((new_state[1].triggered == expected_state[1].triggered).all()),
     }
 
@@ -200,4 +252,10 @@ else:
         for axes in ("Auto", "Explicit")
         if t == "spd" or (p == "stacked axis split" and axes == "Auto")
     }
-    print(json.dumps({"cases": results, "shard_map": in_shard_map()}))
+    lora = {
+        f"{t} | {p} | {axes}": adapters(p, t, axes)
+        for p in ADAPTERS
+        for t, axes in (("product", "Auto"), ("product", "Explicit"), ("init", "Auto"), ("zero", "Auto"))
+    }
+    mapped = {"fixed": in_shard_map(), "adapted": in_shard_map(adapt=mx.drift_budget(0.05, 0.3))}
+    print(json.dumps({"cases": results, "adapters": lora, "shard_map": mapped}))

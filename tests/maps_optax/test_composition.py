@@ -15,6 +15,7 @@ import maps_optax as mx
 OLD = not hasattr(optax, "tree_utils")  # optax 0.1.5, whose wrappers take no extra arguments
 POSITIONS = {"a": np.array([1, 2, 3]), "b": {"c": 2, "d": None}}
 STACK = mx.LayerStack({"first": {r"a$": "stacked"}, "second": {r"b/c$": "first"}}, free=[r"b/d$"])
+PAIRS = {r"^a$": "b/c"}
 STRENGTH = {"a": np.array([1.5, 1.0, 0.5]), "b": {"c": 1.0, "d": None}}
 
 
@@ -30,6 +31,11 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
     "spd bf16 anchor": lambda: adam_and(mx.spd(STRENGTH, anchor_dtype=jnp.bfloat16)),
     "maps": lambda: adam_and(mx.maps(POSITIONS, 2.0)),
     "maps scheduled": lambda: adam_and(mx.maps(POSITIONS, optax.linear_schedule(2.0, 1.0, 4))),
+    "spd hypergradient": lambda: adam_and(mx.spd(STRENGTH, adapt=mx.hypergradient(0.5))),
+    "maps drift budget": lambda: adam_and(mx.maps(POSITIONS, 1.0, adapt=mx.drift_budget(0.05, 0.5))),
+    "lora product": lambda: adam_and(mx.lora_spd(1.5, pairs=PAIRS)),
+    "lora init": lambda: adam_and(mx.lora_spd(1.5, pairs=PAIRS, treatment="init")),
+    "lora zero": lambda: adam_and(mx.lora_spd(1.5, pairs=PAIRS, treatment="zero")),
     "l2_sp": lambda: mx.chain(mx.l2_sp(STRENGTH), optax.adam(0.1)),
     "clip, adamw, spd": lambda: mx.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.1), mx.spd(STRENGTH)
@@ -44,11 +50,13 @@ BARE = {
 }
 
 
-def start() -> dict[str, Any]:
+def start(name: str = "") -> dict[str, Any]:
+    """Two leaves that are held and one that is free; for "lora" the two are A and B."""
     rng = np.random.default_rng(0)
+    second = (4, 5) if "lora" in name else 5
     return {
         "a": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
-        "b": {"c": jnp.asarray(rng.normal(size=5), jnp.float32), "d": jnp.asarray(0.7, jnp.float32)},
+        "b": {"c": jnp.asarray(rng.normal(size=second), jnp.float32), "d": jnp.asarray(0.7, jnp.float32)},
     }
 
 
@@ -72,17 +80,24 @@ def train(tx: Any, params: Any = None, steps: int = 8, per_step: int = 1) -> tup
 @functools.cache
 def alone(name: str) -> Any:
     """Where a transformation of the matrix ends without a wrapper."""
-    return train(TRANSFORMS[name]())[0]
+    return train(TRANSFORMS[name](), start(name))[0]
 
 
 @functools.cache
 def bare(name: str) -> Any:
     """Where the optimizer inside a transformation of the matrix ends without it."""
-    return train(BARE.get(name, lambda: optax.adam(0.1))())[0]
+    return train(BARE.get(name, lambda: optax.adam(0.1))(), start(name))[0]
 
 
-def distance(params: Any) -> float:
-    return float(jnp.linalg.norm(params["a"] - start()["a"]))
+def distance(params: Any, name: str = "") -> float:
+    if name == "lora product":
+        return float(jnp.linalg.norm(params["a"] @ params["b"]["c"]))
+    return float(jnp.linalg.norm(params["a"] - (0 if name == "lora zero" else start()["a"])))
+
+
+def without_lora() -> list[str]:
+    """The rows that one leaf alone is enough for."""
+    return [name for name in TRANSFORMS if "lora" not in name]
 
 
 def close(a: Any, b: Any, atol: float = 1e-6) -> None:
@@ -95,14 +110,14 @@ def close(a: Any, b: Any, atol: float = 1e-6) -> None:
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_holds_the_weights_and_frees_what_is_free(name: str) -> None:
     held, free = alone(name), bare(name)
-    assert distance(held) < 0.97 * distance(free)
+    assert distance(held, name) < 0.97 * distance(free, name)
     if name not in ("spd number", "clip, adamw, spd"):  # one clips by the norm of all, the other frees nothing
         np.testing.assert_array_equal(held["b"]["d"], free["b"]["d"])
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_state_keeps_its_structure_and_the_step_is_traced_once(name: str) -> None:
-    tx, params, traces = TRANSFORMS[name](), start(), 0
+    tx, params, traces = TRANSFORMS[name](), start(name), 0
 
     def step(grads: Any, state: Any, params: Any) -> Any:
         nonlocal traces
@@ -129,13 +144,13 @@ def test_carried_by_scan(name: str) -> None:
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (start(), tx.init(start())), jnp.arange(8))
+    (params, _), _ = jax.lax.scan(step, (start(name), tx.init(start(name))), jnp.arange(8))
     close(params, alone(name), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_eager_jitted_and_abstract_init_agree(name: str) -> None:
-    tx, params = TRANSFORMS[name](), start()
+    tx, params = TRANSFORMS[name](), start(name)
     eager, jitted, abstract = tx.init(params), jax.jit(tx.init)(params), jax.eval_shape(tx.init, params)
     close(eager, jitted, atol=0)
     jax.tree_util.tree_map(lambda x, y: None if (x.shape, x.dtype) == (y.shape, y.dtype) else 1 / 0, eager, abstract)
@@ -145,7 +160,7 @@ def test_eager_jitted_and_abstract_init_agree(name: str) -> None:
 @pytest.mark.parametrize("jitted", [False, True])
 def test_a_donated_train_state(name: str, jitted: bool) -> None:
     tx = TRANSFORMS[name]()
-    params = jax.tree_util.tree_map(jnp.array, start())
+    params = jax.tree_util.tree_map(jnp.array, start(name))
     state = (jax.jit(tx.init) if jitted else tx.init)(params)
     # A step that uses every leaf, as MultiSteps' does: `jit` drops, and does not donate, what tx.update never reads.
     everything = jax.jit(lambda tree: jax.tree_util.tree_map(lambda x: x + 0, tree), donate_argnums=0)
@@ -164,7 +179,7 @@ def test_a_donated_train_state(name: str, jitted: bool) -> None:
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_multi_steps_around_it_sees_the_accumulated_gradient(name: str) -> None:
     twice = optax.MultiSteps(TRANSFORMS[name](), 2)
-    params = start()
+    params = start(name)
     state = twice.init(params)
     step = jax.jit(twice.update)
     for t in range(8):
@@ -189,15 +204,15 @@ def test_multi_steps_around_the_literal_chain_estimates_from_the_accumulated_ste
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_apply_if_finite(name: str) -> None:
     wrapped = optax.apply_if_finite(TRANSFORMS[name](), 5)
-    close(train(wrapped)[0], alone(name))
-    params, state = start(), wrapped.init(start())
+    close(train(wrapped, start(name))[0], alone(name))
+    params, state = start(name), wrapped.init(start(name))
     updates, after = wrapped.update(jax.tree_util.tree_map(lambda x: x * jnp.nan, params), state, params)
     close(updates, jax.tree_util.tree_map(jnp.zeros_like, updates), atol=0)
     close(after.inner_state, state.inner_state, atol=0)
 
 
 @pytest.mark.parametrize("whole_subtree", [False, True])
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("name", without_lora())
 def test_masked(name: str, whole_subtree: bool) -> None:
     """Outside the mask raw gradients pass; inside it, all is as if the rest were not there."""
     mask = {"a": True, "b": False} if whole_subtree else {"a": True, "b": {"c": False, "d": False}}
@@ -217,7 +232,7 @@ def test_masked_within_a_chain_gets_the_whole_gradient(member: Callable[[], Any]
     close(params["b"], bare("spd tree")["b"])
 
 
-@pytest.mark.parametrize("name, wrap", [*((name, "multi_transform") for name in TRANSFORMS), ("maps", "partition")])
+@pytest.mark.parametrize("name, wrap", [*((name, "multi_transform") for name in without_lora()), ("maps", "partition")])
 def test_multi_transform_with_a_frozen_group(name: str, wrap: str) -> None:
     if not hasattr(optax, wrap):
         pytest.skip(f"this optax has no {wrap}")
@@ -272,11 +287,47 @@ def is_spd(node: Any) -> bool:
     return isinstance(node, mx.SPDState)
 
 
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if "lora" in name])
+@pytest.mark.parametrize("wrap", ["masked", "multi_transform"])
+def test_adapters_under_a_mask(name: str, wrap: str) -> None:
+    mask = {"a": True, "b": {"c": True, "d": False}}
+    labels = jax.tree_util.tree_map(lambda held: "held" if held else "frozen", mask)
+    tx = (
+        optax.masked(TRANSFORMS[name](), mask)
+        if wrap == "masked"
+        else optax.multi_transform({"held": TRANSFORMS[name](), "frozen": optax.set_to_zero()}, labels)
+    )
+    params, state = train(tx, start(name))
+    close((params["a"], params["b"]["c"]), (alone(name)["a"], alone(name)["b"]["c"]))
+    assert float(mx.metrics(state)["drift/b/c"]) > 0
+    with pytest.raises(ValueError, match="leaf 'a' has no partner 'b/c'"):
+        optax.masked(TRANSFORMS[name](), {"a": True, "b": False}).init(start(name))
+
+
+def test_what_adapt_has_learnt_survives_a_checkpoint_and_a_new_anchor() -> None:
+    for name in ("spd hypergradient", "maps drift budget"):
+        tx, (params, state) = TRANSFORMS[name](), train(TRANSFORMS[name]())
+        start_of, learnt = tx.init(start())[1].strength, state[1].strength
+        assert float(jnp.abs(learnt - start_of).max()) > 0.1
+        plain = jax.tree_util.tree_map(np.asarray, mx.detach_anchor(state))  # what a file holds
+        back = mx.attach_anchor(jax.tree_util.tree_map(jnp.asarray, plain), start())
+        close(back, state, atol=0)
+        once, again = (jax.jit(tx.update)(gradient(params, 8), s, params) for s in (state, back))
+        close(once, again, atol=0)
+        np.testing.assert_array_equal(mx.set_anchor(state, params)[1].strength, learnt)
+
+
 INJECTED: dict[str, tuple[str, Callable[[], Any]]] = {
     "a number": ("maps", lambda: optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=2.0)),
     "a schedule": (
         "maps scheduled",
         lambda: optax.inject_hyperparams(mx.maps)(POSITIONS, lambda_max=optax.linear_schedule(2.0, 1.0, 4)),
+    ),
+    "a number, adapted": (
+        "maps drift budget",
+        lambda: optax.inject_hyperparams(mx.maps, static_args=("adapt",))(
+            POSITIONS, lambda_max=1.0, adapt=mx.drift_budget(0.05, 0.5)
+        ),
     ),
     "strength": ("spd number", lambda: optax.inject_hyperparams(mx.spd)(1.0)),
     "max_pull": ("spd tree", lambda: optax.inject_hyperparams(mx.spd)(STRENGTH, max_pull=9.0)),
@@ -325,7 +376,7 @@ def test_a_hyperparameter_of_zero_can_be_raised_later() -> None:
 @pytest.mark.skipif(OLD, reason="optax 0.1.5 has no tree_map_params")
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_tree_map_params_maps_anchors_and_nothing_else(name: str) -> None:
-    tx, params = TRANSFORMS[name](), start()
+    tx, params = TRANSFORMS[name](), start(name)
     state = tx.init(params)
     specs = jax.tree_util.tree_map(lambda x: f"spec of rank {x.ndim}", params)
     mapped = optax.tree_utils.tree_map_params(
@@ -337,8 +388,12 @@ def test_tree_map_params_maps_anchors_and_nothing_else(name: str) -> None:
         is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
     member = next(s for s in mapped if isinstance(s, (mx.SPDState, mx.L2SPState)))
-    assert member.anchor["a"] == ("spec of rank 2", 2)
-    assert member.anchor["b"]["c"] == ("spec of rank 1", 1)
+    if name == "lora product":
+        assert jax.tree_util.tree_leaves(member.anchor) == []
+    else:
+        assert member.anchor["a"] == ("spec of rank 2", 2)
+        rank = params["b"]["c"].ndim
+        assert member.anchor["b"]["c"] == (f"spec of rank {rank}", rank)
     if isinstance(member, mx.SPDState):
         assert set(member._replace(anchor="other")) == {"other"}
 
@@ -347,14 +402,14 @@ def test_tree_map_params_maps_anchors_and_nothing_else(name: str) -> None:
 def test_vmap_over_seeds(name: str) -> None:
     tx = TRANSFORMS[name]()
     scales = jnp.asarray([1.0, 1.7])
-    params = jax.vmap(lambda s: jax.tree_util.tree_map(lambda x: s * x, start()))(scales)
+    params = jax.vmap(lambda s: jax.tree_util.tree_map(lambda x: s * x, start(name)))(scales)
     state = jax.vmap(tx.init)(params)
     step = jax.jit(jax.vmap(tx.update))
     for t in range(8):
         updates, state = step(jax.vmap(lambda p, t=t: gradient(p, t))(params), state, params)
         params = optax.apply_updates(params, updates)
     for i, scale in enumerate(scales):
-        one, _ = train(TRANSFORMS[name](), jax.tree_util.tree_map(lambda x, s=scale: s * x, start()))
+        one, _ = train(TRANSFORMS[name](), jax.tree_util.tree_map(lambda x, s=scale: s * x, start(name)))
         close(jax.tree_util.tree_map(lambda x, i=i: x[i], params), one, atol=1e-5)
 
 

@@ -39,7 +39,7 @@ def eight_devices() -> Any:
 
 def test_every_transformation_gives_one_devices_numbers(eight_devices: Any) -> None:
     cases = eight_devices["cases"]
-    assert len(cases) == 13
+    assert len(cases) == 15
     for name, case in cases.items():
         assert case["difference"] <= 1e-6, name
         assert case["triggered"] > 0, f"{name}: nothing triggered, so nothing was tested"
@@ -56,8 +56,20 @@ def test_the_compiled_step_has_one_all_reduce_and_no_other_collective(eight_devi
         assert case["collectives"] in allowed.get(name.split(" | ")[0], [{"all-reduce": 1}]), name
 
 
-def test_inside_shard_map_with_an_axis_name(eight_devices: Any) -> None:
-    case = eight_devices["shard_map"]
+def test_adapters_need_one_all_reduce_too(eight_devices: Any) -> None:
+    cases = eight_devices["adapters"]
+    assert len(cases) == 12
+    for name, case in cases.items():
+        assert case["collectives"] == {"all-reduce": 1}, name
+        assert case["anchor sharded as its parameter"], name
+        assert case["difference"] <= 1e-6 and case["triggered"] > 0, name
+
+
+@pytest.mark.parametrize("strength", ["fixed", "adapted"])
+def test_inside_shard_map_with_an_axis_name(eight_devices: Any, strength: str) -> None:
+    case = eight_devices["shard_map"][strength]
+    assert (case["strength moved by"] > 0.1) == (strength == "adapted")
+    assert case["strength"] <= 1e-5
     assert case["collectives"] == {"all-reduce": 1}
     assert case["difference"] <= 1e-6
     assert case["same triggers"] and case["triggered"] > 0
