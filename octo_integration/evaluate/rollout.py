@@ -125,7 +125,7 @@ def rollout(
                     bar.set_postfix_str(f"{task} {sum(outcomes)}/{index}")
                     start = seed_of(seed, task, "rollout", index)
                     env.set_shift(draw_shift(shift, start, layouts))
-                    success, images = _episode(env, policy, start, max_steps, execute)
+                    success, images = run_episode(env, policy, start, max_steps, execute)
                     outcomes.append(success)
                     if video_dir is not None:
                         end = "success" if success else "failure"
@@ -136,10 +136,10 @@ def rollout(
     return results
 
 
-def _episode(
+def run_episode(
     env: MetaWorldEnv, policy: Policy, seed: int, max_steps: int, execute: int
 ) -> tuple[bool, list[np.ndarray]]:
-    """Whether the policy succeeded, and what it saw."""
+    """Lets a policy act once, from the initial state of `seed`: whether it succeeded, and what it saw."""
     policy.reset()
     observation = env.reset(seed)
     images = [observation["image_primary"]]

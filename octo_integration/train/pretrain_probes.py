@@ -33,8 +33,8 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 POINTS = ("hand", "object")
 
 
-def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batches) -> Probes:
-    """Measures {"model": ..., "heads": ...}.
+def retention(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batches) -> Probes:
+    """Measures a model's parameters alone, so that it can be asked again after fine-tuning.
 
     Args:
       train: frames that the linear probes are fitted on.
@@ -42,12 +42,10 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
       batches: (frames, kind of question, indices) -> the device batch.
 
     Returns:
-      {tower}_{point}_cm: mean distance between probed and true position; mean_{point}_cm: the
-        same for a guess that sees nothing; head_{point}_cm: for the pretraining head;
-      retrieval: share of images whose caption is the nearest among ROWS;
-      perplexity_{kind}: per byte of the answers; with suffix _other_image: given another frame.
+      {tower}_{point}_cm: mean distance between probed and true position;
+      perplexity_{kind}: per token of the answers.
     """
-    look = functools.partial(_features, vla, params["model"])
+    look = functools.partial(_features, vla, params)
     spread = np.linspace(0, len(train) - 1, min(FITTED, len(train)))
     fitted = train.take(spread.astype(int))
     known, new = look(fitted.image), look(heldout.image)
@@ -57,15 +55,28 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
             truth = getattr(heldout, point)
             guess = _ridge(known[tower], getattr(fitted, point), new[tower])
             found[f"{tower}_{point}_cm"] = _centimetres(guess - truth)
+    for kind in KINDS:
+        found[f"perplexity_{kind}"] = _perplexity(vla, params, heldout, batches, kind, 0)
+    return found
+
+
+def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batches) -> Probes:
+    """Measures {"model": ..., "heads": ...}; arguments as of `retention`.
+
+    Returns:
+      What `retention` does, and
+      mean_{point}_cm: mean distance to a guess that sees nothing; head_{point}_cm: of the pretraining head's;
+      retrieval: share of images whose caption is the nearest among ROWS;
+      perplexity_{kind}_other_image: given another frame.
+    """
+    found = retention(vla, params["model"], train, heldout, batches)
     for point in POINTS:
-        mean = getattr(fitted, point).mean(0)
+        mean = getattr(train, point).mean(0)
         found[f"mean_{point}_cm"] = _centimetres(mean - getattr(heldout, point))
     found |= _placed(vla, params, heldout, batches)
     found["retrieval"] = _retrieval(vla, params, heldout, batches)
     for kind in KINDS:
-        for suffix, shift in {"": 0, "_other_image": 1}.items():
-            value = _perplexity(vla, params["model"], heldout, batches, kind, shift)
-            found[f"perplexity_{kind}{suffix}"] = value
+        found[f"perplexity_{kind}_other_image"] = _perplexity(vla, params["model"], heldout, batches, kind, 1)
     return found
 
 

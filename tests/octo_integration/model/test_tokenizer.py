@@ -5,7 +5,17 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.model.tokenizer import BOS, EOS, PAD, VOCABULARY, detokenize, load_tokenizer, tokenize
+from octo_integration.model.tokenizer import (
+    BOS,
+    EOS,
+    PAD,
+    VOCABULARY,
+    detokenize,
+    load_tokenizer,
+    load_words,
+    tokenize,
+    train_words,
+)
 
 
 def test_bytes_between_marks_then_padding():
@@ -30,7 +40,7 @@ def test_no_texts():
 def test_any_text_comes_back(text):
     tokens, _ = tokenize([text], 100)
     assert detokenize(tokens[0]) == text
-    assert tokens.max() < VOCABULARY == CONFIGS["tiny"].language.vocabulary
+    assert tokens.max() < VOCABULARY
 
 
 @pytest.fixture
@@ -64,3 +74,32 @@ def test_a_tokenizer_that_cannot_be_used(published, tmp_path):
         load_tokenizer(published, 4, "{instruction}", vocabulary=6)
     with pytest.raises(FileNotFoundError, match="there is no tokenizer"):
         load_tokenizer("nowhere.json", 4, "{instruction}", vocabulary=6)
+
+
+def test_words_of_a_corpus_and_any_other_text(tmp_path):
+    words = train_words(["open the drawer", "close the drawer", "the red cube"], 290)
+    words.save(str(tmp_path / "tokenizer.json"))
+    own = load_words(str(tmp_path / "tokenizer.json"))
+    assert own.size <= 290 and len({own.pad, own.bos, own.eos}) == 3
+    assert len(own.encode("the drawer")) < len(own.encode("qwx zjkvb"))
+    for text in ("The drawer", "ünïcödé 7"):
+        assert words.decode(own.encode(text)).strip() == text.lower()
+    tokens, mask = load_tokenizer(str(tmp_path / "tokenizer.json"), 8, "{instruction}", 290)(["the drawer"])
+    n = mask.sum()
+    assert tokens[0, 0] == own.bos and tokens[0, n - 1] == own.eos
+    np.testing.assert_array_equal(tokens[0, 1 : n - 1], own.encode("the drawer"))
+
+
+def test_the_shipped_vocabulary_fits_the_models_that_name_it():
+    for name in ("tiny", "small"):
+        config = CONFIGS[name]
+        tokens, mask = load_tokenizer(
+            config.tokenizer, config.instruction_length, config.prompt, config.language.vocabulary
+        )(["move to the red cube"])
+        assert mask.sum() <= 10 and tokens.max() < config.language.vocabulary
+
+
+def test_a_published_vocabulary_without_marks_cannot_write_dialogues(published):
+    with pytest.raises(ValueError, match="lacks one of <pad>, <bos>, <eos>"):
+        load_words(published)
+    assert load_words("bytes").encode("a") == [97]

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 import maps_optax as mx
 from octo_integration.model.config import PRETRAINED
+from octo_integration.model.sizes import CONFIGS as SIZES
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, TINY, initial, inputs, params, run
 
@@ -21,8 +22,10 @@ def tiny_shapes():
     return flatten_dict(jax.eval_shape(init, *inputs(TINY))["params"], sep="/")
 
 
-def test_tiny_has_2_to_4_million_parameters():
-    assert 2e6 < sum(x.size for x in tiny_shapes().values()) < 4e6
+def test_tiny_has_less_than_a_million_parameters_and_small_10_to_20():
+    assert 5e5 < sum(x.size for x in tiny_shapes().values()) < 1e6
+    shapes = jax.eval_shape(VLA(SIZES["small"]).init, jax.random.key(0), *inputs(SIZES["small"]))["params"]
+    assert 1e7 < sum(x.size for x in jax.tree.leaves(shapes)) < 2e7
 
 
 def test_tiny_fits_in_8_megabytes_as_bfloat16():
@@ -44,18 +47,18 @@ def test_names_of_the_tree():
         "dinov2/blocks/ls1": (depth, width),
         "dinov2/blocks/mlp/fc2/kernel": (depth, TINY.dinov2.mlp, width),
         "dinov2/norm/bias": (width,),
-        "siglip/blocks/attn/query/kernel": (4, 128, 4, 32),
-        "siglip/blocks/attn/out/kernel": (4, 4, 32, 128),
-        "bridge/fc1/kernel": (256, 1024),
-        "bridge/fc3/bias": (128,),
-        "language/embed/embedding": (259, 128),
-        "language/blocks/attn/key/kernel": (4, 128, 2, 32),
+        "siglip/blocks/attn/query/kernel": (4, 64, 2, 32),
+        "siglip/blocks/attn/out/kernel": (4, 2, 32, 64),
+        "bridge/fc1/kernel": (128, 512),
+        "bridge/fc3/bias": (64,),
+        "language/embed/embedding": (768, 64),
+        "language/blocks/attn/key/kernel": (4, 64, 2, 32),
         "language/blocks/attn/value/bias": (4, 2, 32),
-        "language/blocks/mlp/gate/kernel": (4, 128, 352),
-        "language/norm/scale": (128,),
-        "readout/embedding": (8, 128),
-        "action_head/out/kernel": (128, 4),
-        "proprio_projector/fc1/kernel": (4, 128),
+        "language/blocks/mlp/gate/kernel": (4, 64, 176),
+        "language/norm/scale": (64,),
+        "readout/embedding": (8, 64),
+        "action_head/out/kernel": (64, 4),
+        "proprio_projector/fc1/kernel": (4, 64),
     }
     assert {name: shapes[name].shape for name in wanted} == wanted
     absent = ["siglip/cls_token", "siglip/blocks/ls1", "language/blocks/attn/out/bias"]

@@ -1,0 +1,84 @@
+"""The study, in parts.
+
+python -m benchmarks.generalization run                  # or resume; --profile rates, smoke
+python -m benchmarks.generalization success              # closed loop, of methods that `run` kept
+python -m benchmarks.generalization report               # tables and figures from the results
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks.generalization import report, study, success
+
+HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Fine-tunes by every method that is missing in the results, over processes; the same command goes on."""
+
+    profile: str = "default"
+    """default, rates (the choice of the learning rate, on dev alone) or smoke."""
+    out: Path = Path("runs/generalization")
+    """Demonstrations, probe frames and fine-tuned weights."""
+    results: Path | None = None
+    """JSON lines; default: results.jsonl beside this file (rates.jsonl; of smoke: in out)."""
+    workers: int = os.cpu_count() or 1
+    """Processes of one thread each."""
+    only: str = ""
+    """Methods whose name contains it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Success:
+    """Lets the fine-tuned policies act in Meta-World."""
+
+    out: Path = Path("runs/generalization")
+    """As of run."""
+    results: Path = HERE / "success.jsonl"
+    """JSON lines."""
+    workers: int = os.cpu_count() or 1
+    """Processes."""
+    methods: tuple[str, ...] = ("adam", "frozen-vision", "linear/lambda=2", "uniform/lambda=2", "reversed/lambda=2")
+    """Points of the plan, of those whose weights `run` kept."""
+    episodes: int = 4
+    """Per task, shift and weights; with 6 tasks and 5 pairs of pretraining and seed, 4 make 120 per method."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Prints the tables and draws the figures."""
+
+    results: Path = HERE / "results.jsonl"
+    """Of run."""
+    success: Path = HERE / "success.jsonl"
+    """Of success."""
+    out: Path = HERE
+    """Where tables.md and the figures go."""
+
+
+Command = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Success, tyro.conf.subcommand("success")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+
+def main(command: Run | Success | Report) -> None:
+    """Runs one part."""
+    if isinstance(command, Run):
+        defaults = {"default": HERE / "results.jsonl", "rates": HERE / "rates.jsonl"}
+        results = command.results or defaults.get(command.profile, command.out / "results.jsonl")
+        study.run(command.profile, command.out, results, command.workers, command.only)
+    elif isinstance(command, Success):
+        success.run(command.out, command.results, command.methods, command.workers, command.episodes)
+    else:
+        report.write(command.results, command.success, command.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Command, description=__doc__))

@@ -1,0 +1,171 @@
+"""What the study compares: every way to fine-tune, as a row of numbers.
+
+A method is a curve: its points differ in one number, x (λ_max, a learning rate, a share of interpolation, ...). A point
+is run once per pair of a pretrained model and a seed. Derived points cost no training: they are merges of the end of a
+run with θ0, or its moving average.
+"""
+
+import dataclasses
+from typing import Literal
+
+Order = Literal["paper", "reversed", "shuffled", "swapped", "parallel", "modules"]
+Start = Literal["pretrained", "random"]
+Adaptive = Literal["hypergradient", "drift_budget"]
+
+VISION = ("dinov2", "siglip")
+LAMBDAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+ALPHAS = (0.25, 0.5, 0.75, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """A point made from the end of a run.
+
+    Attributes:
+      method, label, x: as of `Point`.
+      alpha: share of the fine-tuned weights in the merge with θ0 (WiSE-FT).
+      modules: those that are merged; the others stay fine-tuned. Empty: all with pretrained values.
+      average: take the moving average of the weights in place of the last.
+    """
+
+    method: str
+    label: str
+    x: float | None = None
+    alpha: float = 1.0
+    modules: tuple[str, ...] = ()
+    average: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One way to fine-tune.
+
+    Attributes:
+      method: name of the curve; label: of the curve, for people; axis: what `x` is.
+      group: the question that it belongs to; points of one group are compared with each other.
+      lambda_max, schedule, order, max_pull: of MAPS. Order says where layers stand: as in the paper, in reverse, in a
+        fixed random order, SigLIP before DINOv2, both towers side by side, or one strength per module.
+      criterion: "gradient" or "auto", the estimate of a plain `optax.chain`.
+      adaptive: rule that moves λ from lambda_max on; rate: its rate; budget: of drift_budget.
+      l2: strength of L2-SP.
+      weight_decay, lr: of AdamW; None: the study's learning rate.
+      frozen: modules that do not move.
+      lora: rank of adapters, 0 for none; lora_spd: how λ acts on them, "" for not at all.
+      start: weights before fine-tuning; blind: images are black, in training and evaluation.
+      steps, demos: None: the study's steps and all demonstrations.
+      derived: further points from the same run.
+    """
+
+    method: str
+    label: str
+    axis: str | None = None
+    x: float | None = None
+    group: str = "main"
+    lambda_max: float = 0.0
+    schedule: str = "linear"
+    order: Order = "paper"
+    max_pull: float | None = None
+    criterion: Literal["gradient", "auto"] = "gradient"
+    adaptive: Adaptive | None = None
+    rate: float = 0.0
+    budget: float = 0.0
+    l2: float = 0.0
+    weight_decay: float = 0.0
+    lr: float | None = None
+    frozen: tuple[str, ...] = ()
+    lora: int = 0
+    lora_spd: Literal["", "product", "init", "zero"] = ""
+    start: Start = "pretrained"
+    blind: bool = False
+    steps: int | None = None
+    demos: int | None = None
+    derived: tuple[Derived, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Unique among the points of a plan."""
+        return self.method if self.x is None else f"{self.method}/{self.axis}={self.x:g}"
+
+
+def held(method: str, label: str, lambdas: tuple[float, ...] = LAMBDAS, **options: object) -> list[Point]:
+    """A curve of MAPS along λ_max."""
+    return [Point(method, label, "lambda", x, lambda_max=x, **options) for x in lambdas]  # type: ignore[arg-type]
+
+
+def _merges() -> tuple[Derived, ...]:
+    wise = [Derived("wise-ft", "WiSE-FT", a, a) for a in ALPHAS]
+    vision = [Derived("wise-ft-vision", "WiSE-FT, towers only", a, a, VISION) for a in (0.0, *ALPHAS)]
+    return (*wise, *vision, Derived("ema", "Adam, moving average", average=True))
+
+
+CONTROLS = [
+    Point("random-init", "Adam from random weights", start="random"),
+    Point("blind", "Adam without images", blind=True),
+]
+BASELINES = [
+    Point("adam", "Adam", derived=_merges()),
+    Point("frozen-vision", "both towers frozen", frozen=VISION),
+    Point("frozen-dinov2", "DINOv2 tower frozen", frozen=("dinov2",)),
+    Point("frozen-siglip", "SigLIP tower frozen", frozen=("siglip",)),
+    Point("frozen-language", "language frozen", frozen=("language",)),
+    *[Point("adamw", "AdamW", "decay", x, weight_decay=x) for x in (0.01, 0.1, 1.0)],
+    *[Point("l2-sp", "L2-SP", "strength", x, l2=x) for x in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
+    *[Point("lora", "LoRA", "rank", float(r), lora=r) for r in (4, 16)],
+    *[Point("low-lr", "Adam, lower rate", "lr", x, lr=x) for x in (1e-4, 3e-4)],
+]
+MAPS = [
+    *held("linear", "MAPS, linear"),
+    *held("uniform", "uniform SPD", schedule="constant"),
+    *held("reversed", "MAPS, reversed order", (1.0, 2.0, 4.0), order="reversed"),
+    *held("cosine", "MAPS, cosine", (1.0, 2.0, 4.0), schedule="cosine"),
+    *held("shuffled", "MAPS, shuffled order", (2.0,), order="shuffled"),
+    *held("exponential", "MAPS, exponential", (2.0,), schedule="exponential"),
+    *held("step", "MAPS, step", (2.0,), schedule="step"),
+    *held("capped", "MAPS, linear, λr ≤ 1", (2.0, 8.0), max_pull=1.0),
+    *held("estimate", "MAPS, plain optax.chain", (2.0,), criterion="auto"),
+]
+ADAPTIVE = [
+    *[
+        Point("hypergradient", "λ by hypergradient", "rate", x, "adaptive", 1.0, "constant",
+              adaptive="hypergradient", rate=x)
+        for x in (0.01, 0.03)
+    ],
+    *[
+        Point("drift-budget", "λ by drift budget", "budget", x, "adaptive", 1.0, "constant",
+              adaptive="drift_budget", rate=0.1, budget=x)
+        for x in (0.01, 0.03, 0.1)
+    ],
+]  # fmt: skip
+LORA = [
+    *[
+        point
+        for treatment, words in (("product", "on BA"), ("init", "each to its start"), ("zero", "each to zero"))
+        for point in held(f"lora-{treatment}", f"LoRA, MAPS {words}", (1.0, 2.0), group="lora", lora=16,
+                          lora_spd=treatment)
+    ],
+]  # fmt: skip
+BOUNDARIES = [
+    *held("swapped", "SigLIP before DINOv2", (2.0,), group="boundaries", order="swapped"),
+    *held("parallel", "towers side by side", (2.0,), group="boundaries", order="parallel"),
+    *held("modules", "one λ per module", (2.0,), group="boundaries", order="modules"),
+]
+
+
+def _regime(group: str, suffix: str, **options: object) -> list[Point]:
+    """The schedules against Adam where training is longer, shorter or has fewer demonstrations."""
+    rows = [Point(f"adam-{suffix}", f"Adam, {suffix}", group=group, **options)]  # type: ignore[arg-type]
+    for schedule, name in (("linear", "linear"), ("constant", "uniform"), ("cosine", "cosine")):
+        rows += held(f"{name}-{suffix}", f"{name}, {suffix}", (1.0, 2.0), group=group, schedule=schedule, **options)
+    return rows
+
+
+REGIMES = [
+    *_regime("schedule-demos", "5 demos", demos=5),
+    *_regime("schedule-length", "a third of the steps", steps=130),
+    *_regime("schedule-length", "thrice the steps", steps=1200),
+]
+# Learning rates to choose from, on the development split and before anything else.
+RATES = [Point("rate", "Adam", "lr", x, "lr", lr=x) for x in (3e-4, 1e-3, 2e-3)]
+
+PLAN = [*BASELINES[:2], *MAPS[:14], *CONTROLS, *BASELINES[2:], *MAPS[14:], *ADAPTIVE, *LORA, *BOUNDARIES, *REGIMES]
+SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

@@ -1,0 +1,143 @@
+"""What a worker process does with one job of the study; data and compiled programs stay in its memory."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import maps_optax as mx
+from benchmarks.generalization import study
+from benchmarks.generalization.data import first_episodes, load
+from benchmarks.generalization.evaluate import Held, Probes, drift
+from benchmarks.generalization.methods import Derived, Point
+from benchmarks.generalization.strengths import mean_strength
+from benchmarks.generalization.study import Job, Record, described
+from benchmarks.generalization.train import (
+    MODEL,
+    Inputs,
+    Program,
+    fine_tune,
+    inputs_of,
+    knobs_of,
+    model_config,
+    observe,
+    program_of,
+)
+from octo_integration.model.config import FRESH
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.vla import VLA
+from octo_integration.train.lora import adapters, base, merge_lora, whole
+from octo_integration.weights.store import load_params, save_params
+
+Tree = Any
+
+PLAIN = Program()
+# Their weights are kept for closed-loop evaluation.
+KEPT = ("adam", "frozen-vision", "linear", "uniform", "reversed", "lora")
+
+
+def run(job: Job) -> list[Record]:
+    """Fine-tunes, then measures the end of the run and the points derived from it."""
+    point, profile = job.point, study.PROFILES[job.profile]
+    program, steps = program_of(point), point.steps or profile.steps
+    theta0 = initial(program, job.pretrain if point.start == "pretrained" else None, job.seed)
+    knobs = knobs_of(point, theta0, profile.lr, steps)
+    inputs = _inputs(job.out, point.demos, point.blind)
+    result = fine_tune(program, theta0, knobs, inputs, steps, job.seed)
+    lora = model_config(program).lora
+    start = merge_lora(theta0, lora) if program.lora else theta0
+    end, average = (merge_lora(p, lora) if program.lora else p for p in (result.params, result.average))
+    extra = {"train_loss": round(result.loss, 5)}
+    if point.lambda_max:
+        extra["mean_lambda"] = mean_strength(knobs.strength, theta0)
+    if point.method in KEPT:
+        save_params(job.out / "weights" / f"{job.key.replace('/', '--')}.safetensors", end)
+    records = [{**_measured(job, point, end, start), **extra}]
+    for derived in point.derived:
+        merged = merge(derived, start, average if derived.average else end)
+        records.append(_measured(job, derived, merged, start))
+    return records
+
+
+def pretrained(job: Job) -> list[Record]:
+    """What the pretrained model knows before fine-tuning, and the best constant chunk."""
+    theta0 = initial(PLAIN, job.pretrain, job.seed)
+    record = described(job, job.point)
+    constant = {
+        **described(job, Point("constant", "best constant chunk")),
+        "l1": {part: _held(job.out, part, False).constant(load(job.out, "train")) for part in _parts(job)},
+        "drift": {},
+        "relative_drift": {},
+        "probes": {},
+    }
+    probes = {"l1": {}, "drift": {}, "relative_drift": {}, "probes": _rounded(_probes(job.out).measure(theta0))}
+    return [{**record, **probes}, constant]
+
+
+def merge(derived: Derived, theta0: Tree, params: Tree) -> Tree:
+    """θ0 + alpha (θ − θ0) in the modules that `derived` names."""
+    rows = mx.slices(mx.presets.vla(), theta0)
+    merged = derived.modules or tuple({row.path.split("/")[0] for row in rows if row.position is not None})
+
+    def alpha(path: Any, leaf: Any) -> float:
+        del leaf
+        return derived.alpha if path[0].key in merged else 1.0
+
+    return mx.interpolate(theta0, params, jax.tree_util.tree_map_with_path(alpha, theta0))
+
+
+def initial(program: Program, pretrain: int | None, seed: int) -> Tree:
+    """θ0: pretrained modules of `pretrain` (None: random ones), fresh modules and adapters of `seed`."""
+    model = VLA(model_config(program))
+    params = jax.jit(model.init)(jax.random.key(seed), *_template())["params"]
+    if pretrain is None:
+        return params
+    loaded = load_params(study.weights_path(pretrain), base(params), fresh=FRESH)
+    return jax.tree.map(jax.numpy.asarray, whole(loaded, adapters(params)))
+
+
+def _template() -> Any:
+    config = CONFIGS[MODEL]
+    tokens = np.zeros((1, config.instruction_length), np.int32)
+    image = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
+    text = np.zeros(1, np.int32)
+    return observe(Inputs(image, tokens, tokens == 0, text), text)
+
+
+def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
+    moved, relative = drift(params, theta0)
+    parts = {part: _held(job.out, part, job.point.blind).errors(PLAIN, params) for part in _parts(job)}
+    probes = {} if job.point.start == "random" or "dev" == _parts(job)[-1] else _probes(job.out).measure(params)
+    return {
+        **described(job, point),
+        "l1": parts,
+        "drift": _rounded(moved),
+        "relative_drift": _rounded(relative),
+        "probes": _rounded(probes),
+    }
+
+
+def _rounded(values: Any) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
+def _parts(job: Job) -> tuple[str, ...]:
+    return study.PROFILES[job.profile].parts
+
+
+@functools.lru_cache(maxsize=4)
+def _held(out: Path, part: str, blind: bool) -> Held:
+    return Held(out, part, blind)
+
+
+@functools.cache
+def _probes(out: Path) -> Probes:
+    return Probes(out)
+
+
+@functools.lru_cache(maxsize=4)
+def _inputs(out: Path, demos: int | None, blind: bool) -> Any:
+    windows = load(out, "train")
+    return inputs_of(windows if demos is None else first_episodes(windows, demos), blind)
