@@ -1,0 +1,456 @@
+"""The study's tables, as Markdown. A table whose runs are not there yet is an empty string."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from benchmarks.generalization import statistics as st
+from benchmarks.generalization.statistics import Criterion, Estimate, Point, Record
+
+# The order of rows, and of colours in figures; whatever is not here comes after, by name.
+ORDER = (
+    "adam", "adamw", "low-lr", "ema", "wise-ft", "wise-ft-vision", "l2-sp", "lora", "frozen-vision", "frozen-dinov2",
+    "frozen-siglip", "frozen-language", "uniform", "linear", "cosine", "exponential", "step", "capped", "estimate",
+    "reversed", "shuffled",
+)  # fmt: skip
+AXES = {"lambda": "λ", "alpha": "α", "lr": "lr", "strength": "strength", "decay": "decay", "rank": "rank"}
+NAMES = {"none": "ID", "new_pairs": "new pairs", "new_shapes": "new shapes", "zero_shot": "zero-shot"}
+BETTER = "**bold**: better than {0}, *italic*: worse (the 95 % interval of the paired difference excludes 0)"
+
+Row = Sequence[str]
+
+
+def report(records: Sequence[Record], success: Sequence[Record] = (), criterion: Criterion = st.balanced) -> str:
+    """Every table that there are runs for, under its heading."""
+    parts = {
+        "Test error": main(records, criterion),
+        "Differences to Adam": factors(records, criterion),
+        "Along the paths": paths(records),
+        "At matched strength": matched_strength(records),
+        "At matched ID error": matched_id(records),
+        "Drift and what is forgotten": drift(records, criterion),
+        "Success": success_rates(success),
+        "Schedules, training length, demonstrations": schedules(records),
+        "Boundaries of modules": boundaries(records),
+        "Adaptive λ": adaptive(records, criterion),
+        "LoRA": lora(records),
+    }
+    return "\n\n".join(f"## {heading}\n\n{table}" for heading, table in parts.items() if table) + "\n"
+
+
+# Which rows there are
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """In the order of the tables."""
+    return sorted(set(methods), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
+
+
+def compared(records: Sequence[Record]) -> list[str]:
+    """The methods of the main comparison, Adam first, without controls."""
+    skipped = (*st.CONTROLS, st.UNTRAINED)
+    return ordered(r["method"] for r in records if r["group"] == "main" and r["method"] not in skipped)
+
+
+def chosen(records: Sequence[Record], methods: Iterable[str], criterion: Criterion) -> dict[str, Point]:
+    """label -> the point at the x chosen on dev, for the methods that there are."""
+    found = {}
+    present = {r["method"] for r in records}
+    for method in methods:
+        if method in present:
+            x = st.select(records, method, criterion)
+            p = st.point(records, method, x)
+            found[label(p)] = p
+    return found
+
+
+def label(p: Point) -> str:
+    """What people call a point."""
+    record = next(iter(p.values()))
+    if record["x"] is None:
+        return record["label"]
+    axis = record.get("axis") or "x"
+    return f"{record['label']}, {AXES.get(axis, axis)} {record['x']:g}"
+
+
+# What cells look like
+
+
+def number(value: float, digits: int = 3) -> str:
+    """.105, −.012, 1.040; a true minus sign, which stays where rounding leaves 0."""
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{abs(value):.{digits}f}"
+    sign = "−" if value < 0 else ""
+    return sign + (text[1:] if digits and text.startswith("0.") else text)
+
+
+def interval(e: Estimate | None, reverse: bool = False) -> str:
+    """−.012 [−.020, −.004], marked where clear; below 0 is better, unless `reverse`."""
+    if e is None:
+        return ""
+    text = f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
+    return marked(text, e, reverse)
+
+
+def marked(text: str, e: Estimate | None, reverse: bool = False) -> str:
+    """Bold where the difference is clearly better, italic where clearly worse."""
+    if e is None or not e.clear:
+        return text
+    return f"**{text}**" if (e.value < 0) != reverse else f"*{text}*"
+
+
+def markdown(header: Row, rows: Sequence[Row], note: str = "") -> str:
+    """A table, its note above; nothing without rows."""
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|")
+    return "\n".join([note, "", *lines] if note else lines)
+
+
+def title(condition: str) -> str:
+    """Of a column."""
+    return NAMES.get(condition, condition)
+
+
+def _words(criterion: Criterion) -> str:
+    words = (criterion.__doc__ or criterion.__name__).split("\n")[0]
+    return words[0].lower() + words[1:]
+
+
+def _cell(p: Point, reference: Point, conditions: Sequence[str], part: str = "test") -> str:
+    found = st.mean(p, conditions, part)
+    if found is None:
+        return ""
+    return marked(number(found.value), st.difference(p, reference, conditions, part) if p != reference else None)
+
+
+def _seen(records: Sequence[Record], part: str = "test") -> list[str]:
+    """The conditions that something was measured under."""
+    found = {c for r in records for c in r["l1"].get(part, {})}
+    return [c for c in st.CONDITIONS if c in found]
+
+
+def _sets(measured: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    sets = {"ID": st.ID, **st.KINDS}
+    return {name: c for name, c in sets.items() if set(c) <= set(measured)}
+
+
+# The tables
+
+
+def main(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
+    """Every method at its x chosen on dev, and the controls: test error under each condition."""
+    adam, conditions = st.point(records, st.REFERENCE), _seen(records)
+    if not adam or not conditions:
+        return ""
+    rows = []
+    for name, p in chosen(records, [*compared(records), *st.CONTROLS], criterion).items():
+        runs = "–" if next(iter(p.values()))["method"] in st.DETERMINISTIC else str(len(p))
+        rows.append([name, runs, *(_cell(p, adam, (c,)) for c in conditions)])
+    note = (
+        f"Mean action L1 error on test, lower is better. {BETTER.format('Adam')}; one mark in twenty is chance, and a "
+        "row is from the same runs, so chance marks whole rows. λ, α and the like are chosen on dev, by "
+        f"{_words(criterion)}"
+    )
+    return markdown(["method", "runs", *map(title, conditions)], rows, note)
+
+
+def factors(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
+    """The paired difference to Adam under each condition, with its interval: looks, then layouts and words."""
+    adam, conditions = st.point(records, st.REFERENCE), _seen(records)
+    if not adam:
+        return ""
+    points = chosen(records, [m for m in compared(records) if m != st.REFERENCE], criterion)
+    looks = [c for c in conditions if c in (*st.ID, *st.LOOKS, "all")]
+    tables = []
+    for columns in (looks, [c for c in conditions if c not in looks]):
+        counted = set(st.LOOKS) <= set(columns)
+        rows = []
+        for name, p in points.items():
+            paired = [st.difference(p, adam, (c,), "test") for c in columns]
+            over = st.difference(p, adam, st.LOOKS, "test") if counted else None
+            better = [f"{over.lower}/{over.runs}" if over else ""] if counted else []
+            rows.append([name, str(len(st.common(p, adam))), *better, *map(interval, paired)])
+        header = ["method", "runs", *(["better in"] if counted else []), *map(title, columns)]
+        tables.append(markdown(header, rows) if columns else "")
+    note = (
+        "Test error minus Adam's in the same runs, on the same episodes, [95 % interval]. Better in: runs whose mean "
+        f"over the five single looks is lower than Adam's. {BETTER.format('Adam')}."
+    )
+    found = [t for t in tables if t]
+    return "\n\n".join([note, *found]) if found else ""
+
+
+def paths(records: Sequence[Record]) -> str:
+    """Every point of every path: ID error, OOD errors, mean λ."""
+    sets, adam = _sets(_seen(records)), st.point(records, st.REFERENCE)
+    rows = []
+    for method in compared(records):
+        axis = next(r.get("axis") for r in records if r["method"] == method)
+        if axis is None and method != st.REFERENCE:
+            continue
+        for x in st.values(records, method):
+            p = st.point(records, method, x)
+            strength = st.mean_strength(p)
+            rows.append(
+                [
+                    label(p),
+                    str(len(p)),
+                    "" if strength is None else f"{strength:.2f}",
+                    *(_cell(p, adam, conditions) for conditions in sets.values()),
+                ]
+            )
+    note = (
+        "Test error along the paths. Covered: mean of texture, light, color, which pretraining varied; held-out: of "
+        f"camera and distractors, which it did not; all: everything at once. {BETTER.format('Adam')}."
+    )
+    return markdown(["point", "runs", "mean λ", *sets], rows, note)
+
+
+def matched_strength(records: Sequence[Record], reference: str = "uniform") -> str:
+    """Schedules against uniform λ, at equal λ_max and at equal mean λ."""
+    sets = _sets(_seen(records))
+    rows = []
+    for method in compared(records):
+        axis = next(r.get("axis") for r in records if r["method"] == method)
+        for x in st.values(records, method) if axis == "lambda" and method != reference else []:
+            p = st.point(records, method, x)
+            same = st.point(records, reference, x)
+            strength = st.mean_strength(p)
+            by_max = [interval(st.difference(p, same, c, "test")) if same else "" for c in sets.values()]
+            by_mean = [
+                interval(found[1])
+                if x is not None and (found := st.at_strength(records, method, x, reference, c))
+                else ""
+                for c in sets.values()
+            ]
+            for way, cells in (("λ_max", by_max), ("mean λ", by_mean)):
+                if any(cells):
+                    level = x if way == "λ_max" else strength
+                    rows.append([label(p), str(len(p)), f"{way} {level:.2g}", *cells])
+    note = (
+        "Test error minus that of uniform λ: of the same λ_max, and of the same mean λ over anchored parameters "
+        f"(interpolated between its points, Adam at 0), [95 % interval]. {BETTER.format('uniform λ')}."
+    )
+    return markdown(["point", "runs", "equal", *sets], rows, note)
+
+
+def matched_id(records: Sequence[Record], references: Sequence[str] = (st.REFERENCE, "uniform")) -> str:
+    """Every path against Adam's point and against uniform's path, at matched ID error."""
+    rows = []
+    kinds = {name: c for name, c in _sets(_seen(records)).items() if name != "ID"}
+    present = compared(records)
+    for reference in [m for m in references if m in present]:
+        versus = st.point(records, reference, st.values(records, reference)[0])
+        for method in [m for m in present if m not in (reference, st.REFERENCE)]:
+            p = st.point(records, method, st.values(records, method)[0])
+            for kind, conditions in kinds.items():
+                found = st.compare(records, method, reference, conditions)
+                span = f"{number(found.levels[0])} – {number(found.levels[-1])}" if found.levels else "–"
+                share = f"{found.share:.0%}" if found.levels else ""
+                rows.append(
+                    [
+                        _name(p),
+                        _name(versus),
+                        str(found.runs),
+                        kind,
+                        span,
+                        interval(found.average),
+                        interval(found.inside),
+                        share,
+                        found.verdict,
+                    ]
+                )
+    note = (
+        "The smallest OOD error that a path reaches without more ID error, minus the reference's, averaged over the ID "
+        "errors that both paths have, [95 % interval]; what is left of a difference in ID error; the share of ID "
+        "errors where OOD is lower. The place on the path is found by the dev errors of the other runs, the numbers "
+        "are each run's on test. Without a common ID error: the best OOD errors; a path better in both dominates. "
+        "Otherwise a path dominates if the average is clear, 90 % of the levels lean its way and none clearly the "
+        "other way, and neither is its ID error clearly larger, nor the smallest one that it can reach."
+    )
+    columns = (
+        "path",
+        "against",
+        "runs",
+        "OOD",
+        "ID errors",
+        "OOD, difference",
+        "ID, difference",
+        "lower at",
+        "verdict",
+    )
+    return markdown(columns, rows, note)
+
+
+def _name(p: Point) -> str:
+    return next(iter(p.values()))["label"]
+
+
+def drift(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
+    """How far each module moved, and what the pretraining probes say afterwards."""
+    points = chosen(records, [*compared(records), "blind", "random-init"], criterion)
+    moved = {name: st.module_drift(p) for name, p in points.items()}
+    lost = {name: st.forgotten(records, p) for name, p in points.items()}
+    modules = list(dict.fromkeys(m for found in moved.values() for m in found))
+    kinds = list(dict.fromkeys(k for found in lost.values() for k in found))
+    rows = [
+        [
+            name,
+            str(len(p)),
+            *(number(moved[name][m]) if m in moved[name] else "" for m in modules),
+            *(_percent(lost[name][k]) if k in lost[name] else "" for k in kinds),
+        ]
+        for name, p in points.items()
+        if moved[name]
+    ]
+    before = [r["probes"] for r in records if r["method"] == st.UNTRAINED and r["probes"]]
+    if rows and before:
+        grouped = st.probe_kinds(before[0])
+        means = [[sum(b[n] for n in grouped[k]) / len(grouped[k]) for b in before] for k in kinds if k in grouped]
+        start = [f"{sum(m) / len(m):.2f}" for m in means]
+        rows.insert(0, ["before fine-tuning", str(len(before)), *("0" for _ in modules), *start])
+    note = (
+        "‖θ − θ0‖ of each module; then how much worse the pretraining probes are than before fine-tuning: error of "
+        "positions read from a tower by a linear probe, perplexity of answers."
+    )
+    return markdown(["method", "runs", *(f"drift, {m}" for m in modules), *(f"probes: {k}" for k in kinds)], rows, note)
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.1%}".replace("-", "−")
+
+
+def success_rates(points: Sequence[Record]) -> str:
+    """Closed-loop success per method and shift with Wilson intervals, and the paired difference to Adam.
+
+    Args:
+      points: of `statistics.read_success`.
+    """
+    adam = st.point(points, st.REFERENCE)
+    found = {s for p in points for s in p["l1"]["success"]}
+    shifts = [*(c for c in st.CONDITIONS if c in found), *sorted(found - set(st.CONDITIONS))]
+    rows = []
+    for method in ordered(p["method"] for p in points):
+        for x in st.values(points, method):
+            p = st.point(points, method, x)
+            cells = []
+            for shift in shifts:
+                rate = st.success_rate(p, shift)
+                paired = st.difference(p, adam, (shift,), "success") if p != adam else None
+                text = "" if rate is None else f"{rate[0] / rate[1]:.2f} [{rate[2]:.2f}, {rate[3]:.2f}]"
+                change = "" if paired is None else f"; {number(paired.value, 2)} [{number(paired.low, 2)}, "
+                change += "" if paired is None else f"{number(paired.high, 2)}]"
+                cells.append(marked(text + change, paired, reverse=True))
+            episodes = max(rate[1] for s in shifts if (rate := st.success_rate(p, s)))
+            rows.append([label(p), str(len(p)), str(episodes), *cells])
+    note = (
+        "Success rate over tasks and runs [95 % Wilson interval of all episodes]; its difference to Adam in the same "
+        f"runs from the same initial states [95 % bootstrap interval over runs and episodes]. {BETTER.format('Adam')}; "
+        "nothing is marked that one run says."
+    )
+    return markdown(["method", "runs", "episodes a cell", *map(title, shifts)], rows, note)
+
+
+# The paper's open questions
+
+
+def schedule_of(method: str) -> str:
+    """The schedule that a method of a regime ("linear-5 demos") or of the main comparison ("linear") has."""
+    return method.split("-")[0]
+
+
+def regimes(records: Sequence[Record]) -> dict[tuple[int, int], dict[str, str]]:
+    """(steps, demonstrations) -> schedule -> method; Adam and the schedules that are there in more than one regime."""
+    found: dict[tuple[int, int], dict[str, str]] = {}
+    groups = ("schedule-length", "schedule-demos")
+    schedules = {schedule_of(r["method"]) for r in records if r["group"] in groups}
+    for r in records:
+        plain = r["group"] == "main" and r["method"] in schedules
+        if r["group"] in groups or plain:
+            found.setdefault((r["steps"], r["demos"]), {})[schedule_of(r["method"])] = r["method"]
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
+def schedules(records: Sequence[Record]) -> str:
+    """Schedules x training length x demonstrations: differences to Adam trained as long, on as many."""
+    sets = _sets(_seen(records))
+    rows = []
+    found = regimes(records)
+    shared = {r["x"] for r in records if r["group"] in ("schedule-length", "schedule-demos")}
+    for (steps, demos), methods in found.items():
+        if st.REFERENCE not in methods:
+            continue
+        adam = st.point(records, methods[st.REFERENCE])
+        for schedule in ordered(methods):
+            for x in st.values(records, methods[schedule]):
+                if x is None or x in shared:
+                    p = st.point(records, methods[schedule], x)
+                    name = "Adam" if schedule == st.REFERENCE else f"{schedule}, λ {x:g}"
+                    cells = [_cell(p, adam, c) for c in sets.values()]
+                    paired = [interval(st.difference(p, adam, c, "test")) if p != adam else "" for c in _ood(sets)]
+                    rows.append([str(steps), str(demos), name, str(len(p)), *cells, *paired])
+    note = f"Test error, and its difference to Adam after as many steps on as much data. {BETTER.format('Adam')}."
+    header = ["steps", "demos", "method", "runs", *sets, *(f"{n} − Adam" for n in sets if n != "ID")]
+    return markdown(header, rows, note)
+
+
+def _ood(sets: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [c for name, c in sets.items() if name != "ID"]
+
+
+def _against(records: Sequence[Record], points: Iterable[Point], reference: Point, note: str) -> str:
+    """Rows of errors and differences to one point."""
+    sets = _sets(_seen(records))
+    rows = []
+    for p in points:
+        strength = st.mean_strength(p)
+        paired = [interval(st.difference(p, reference, c, "test")) if p != reference else "" for c in sets.values()]
+        errors = [number(e.value) if (e := st.mean(p, c, "test")) else "" for c in sets.values()]
+        rows.append([label(p), str(len(p)), "" if strength is None else f"{strength:.2f}", *errors, *paired])
+    header = ["point", "runs", "mean λ", *sets, *(f"{name}, difference" for name in sets)]
+    return markdown(header, rows, f"{note} {BETTER.format(label(reference))}.") if rows else ""
+
+
+def _group(records: Sequence[Record], *groups: str) -> list[Point]:
+    methods = ordered(r["method"] for r in records if r["group"] in groups)
+    return [st.point(records, m, x) for m in methods for x in st.values(records, m)]
+
+
+def boundaries(records: Sequence[Record]) -> str:
+    """Other boundaries and orders of modules against MAPS as published, at the same λ_max."""
+    shifted = _group(records, "boundaries", "towers")
+    maximum = next((x for p in shifted for r in p.values() if (x := r["x"]) is not None), None)
+    linear = st.point(records, "linear", maximum)
+    if not shifted or not linear:
+        return ""
+    orders = [st.point(records, m, maximum) for m in ("reversed", "shuffled")]
+    note = "Test error with the layers in other places of the stack, and its difference to MAPS as published."
+    return _against(records, [linear, *shifted, *(p for p in orders if p)], linear, note)
+
+
+def adaptive(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
+    """λ moved by a rule against the best fixed ones, which are chosen on dev."""
+    rules = _group(records, "adaptive")
+    fixed = [st.point(records, m, st.select(records, m, criterion)) for m in ("uniform", "linear") if _has(records, m)]
+    if not rules or not fixed:
+        return ""
+    note = "Test error of λ moved by a rule, untuned, and its difference to the fixed λ that dev chooses."
+    return _against(records, [*fixed, *rules], fixed[0], note)
+
+
+def lora(records: Sequence[Record]) -> str:
+    """Ways for λ to act on adapters, against plain LoRA of the same rank (the largest there is)."""
+    treatments = _group(records, "lora")
+    ranks = [x for x in st.values(records, "lora") if x is not None]
+    if not treatments or not ranks:
+        return ""
+    plain = st.point(records, "lora", max(ranks))
+    adam = st.point(records, st.REFERENCE)
+    note = "Test error of LoRA with SPD, and its difference to LoRA without."
+    return _against(records, [p for p in (adam, plain) if p] + treatments, plain, note)
+
+
+def _has(records: Sequence[Record], method: str) -> bool:
+    return any(r["method"] == method for r in records)

@@ -1,0 +1,341 @@
+"""The study's statistics: intervals that cover, pairs that help, verdicts on paths that are known, choices on dev."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.generalization import statistics as st
+
+COVERAGE_STUDIES = 250
+
+
+def line(method, run, errors, x=None, part="test", **more):
+    """A record with nothing but the given errors."""
+    return {"method": method, "x": x, "pretrain": run[0], "seed": run[1], "l1": {part: errors}, **more}
+
+
+def simulate(rng, synthetic, effect, of_runs, of_episodes, runs=5, episodes=6, tasks=4):
+    """Adam and a method that is better by `effect` on average; what each has for itself varies, more is shared."""
+    records = []
+    hard, own = rng.normal(0, 0.1, (tasks, episodes)), rng.normal(0, of_episodes, (tasks, episodes))
+    for run in synthetic.runs[:runs]:
+        luck, mine = rng.normal(0, 0.1), rng.normal(0, of_runs)
+        for method, change in (("adam", 0.0), ("other", effect + mine + own)):
+            errors = 1.0 + hard + luck + change
+            records.append(line(method, run, {"none": {f"task {k}": errors[k].tolist() for k in range(tasks)}}))
+    return records
+
+
+def compared(records):
+    return st.difference(st.point(records, "other"), st.point(records, "adam"), st.ID, "test")
+
+
+@pytest.mark.parametrize("of_runs, of_episodes", [(0.01, 0.0), (0.0, 0.05), (0.01, 0.05)])
+@pytest.mark.parametrize("runs", [3, 5])
+def test_nineteen_of_twenty_intervals_cover_the_truth(synthetic, of_runs, of_episodes, runs):
+    rng = np.random.default_rng(7)
+    found = [
+        compared(simulate(rng, synthetic, -0.02, of_runs, of_episodes, runs=runs)) for _ in range(COVERAGE_STUDIES)
+    ]
+    covered = np.mean([e.low <= -0.02 <= e.high for e in found])
+    assert 0.91 <= covered <= 0.99  # 0.95 ± 3 standard errors, and a little that is conservative
+    assert np.mean([e.value for e in found]) == pytest.approx(-0.02, abs=0.003)
+
+
+def test_an_unstretched_bootstrap_would_not_cover(synthetic, monkeypatch):
+    monkeypatch.setattr(st, "_widening", lambda freedom: 1.0)
+    rng = np.random.default_rng(7)
+    found = [compared(simulate(rng, synthetic, -0.02, 0.01, 0.0, runs=3)) for _ in range(COVERAGE_STUDIES)]
+    assert np.mean([e.low <= -0.02 <= e.high for e in found]) < 0.9
+
+
+def test_pairs_shrink_the_interval(synthetic):
+    records = simulate(np.random.default_rng(0), synthetic, -0.02, 0.005, 0.02)
+    paired = compared(records)
+    alone = st.mean(st.point(records, "other"), st.ID, "test")
+    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
+    other, adam = st.point(records, "other"), st.point(records, "adam")
+    shuffled = dict(zip(other, [other[run] for run in [*list(other)[1:], next(iter(other))]]))
+    wrong = st.difference(shuffled, adam, st.ID, "test")
+    assert wrong.value == pytest.approx(paired.value)
+    assert wrong.high - wrong.low > 3 * (paired.high - paired.low)
+
+
+def test_tasks_count_equally_whatever_their_episodes():
+    record = line("adam", (0, 0), {"none": {"a": [1.0] * 9, "b": [3.0]}, "light": {"a": [5.0]}})
+    assert st.mean_error(record, ("none",), "test") == 2.0
+    assert st.mean_error(record, ("none", "light"), "test") == 3.5
+    assert st.mean(st.point([record], "adam"), ("none", "light"), "test").value == pytest.approx(3.5)
+
+
+def test_the_estimate_is_the_plain_mean_and_the_same_twice(study):
+    p, adam = st.point(study, "linear", 2.0), st.point(study, "adam")
+    e = st.difference(p, adam, st.COVERED, "test")
+    plain = [st.mean_error(p[r], st.COVERED, "test") - st.mean_error(adam[r], st.COVERED, "test") for r in p]
+    assert e.value == pytest.approx(np.mean(plain))
+    assert e.lower == 5 and e.runs == 5 and e.clear
+    st._deviations.cache_clear()
+    assert st.difference(p, adam, st.COVERED, "test") == e
+
+
+def test_one_run_has_an_interval_over_episodes_and_is_not_called(synthetic):
+    records = simulate(np.random.default_rng(0), synthetic, -0.5, 0.0, 0.01, runs=1)
+    e = compared(records)
+    assert e.low < e.value < e.high < 0
+    assert not e.clear
+
+
+def test_only_common_runs_count(synthetic):
+    adam = synthetic.points("adam", synthetic.runs[:4])
+    other = synthetic.points("other", synthetic.runs[2:])
+    e = st.difference(st.point(other, "other"), st.point(adam, "adam"), st.ID, "test")
+    assert e.runs == 2
+    assert st.difference(st.point(other, "other"), {}, st.ID, "test") is None
+    assert st.difference(st.point(other, "other"), st.point(adam[:2], "adam"), st.ID, "test") is None
+
+
+def test_the_constant_answer_is_compared_with_every_run(study):
+    e = st.difference(st.point(study, "constant"), st.point(study, "adam"), st.ID, "test")
+    assert e.runs == 5 and e.clear and e.value > 0.2
+
+
+def test_a_diverged_run_gives_no_interval_but_a_number():
+    records = [
+        line(m, (0, s), {"none": {"a": [v, v]}}) for m, v in (("adam", 1.0), ("other", float("nan"))) for s in range(3)
+    ]
+    e = compared(records)
+    assert np.isnan(e.value) and np.isnan(e.low) and not e.clear
+
+
+def test_runs_of_different_profiles_are_refused():
+    records = [line("adam", (0, s), {"none": {"a": [1.0] * (3 + s)}}) for s in range(2)]
+    with pytest.raises(ValueError, match="runs of adam differ in the test episodes of none, a"):
+        st.mean(st.point(records, "adam"), st.ID, "test")
+
+
+def test_quantiles_of_student():
+    for freedom, value in ((1, 12.7062), (4, 2.7764), (15, 2.1314), (60, 2.0003)):
+        assert st.student(freedom) == pytest.approx(value, abs=2e-3)
+
+
+# Reading
+
+
+def test_the_last_line_of_a_key_wins(tmp_path, synthetic):
+    first, second = synthetic.record("adam", (0, 0)), synthetic.record("adam", (0, 0), inside=0.5)
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in (first, synthetic.record("adam", (0, 1)), second)) + "\n\n")
+    records = st.read(path)
+    assert len(records) == 2
+    assert st.point(records, "adam")[0, 0] == second
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ('{"key": "a", "met', r"results.jsonl:2 is not JSON .*delete the line"),
+        ('{"key": "a"}', r"results.jsonl:2 has no method, label"),
+        ("[1]", r"results.jsonl:2 has no key"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, synthetic, bad, message):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(synthetic.record("adam", (0, 0))) + "\n" + bad)
+    with pytest.raises(ValueError, match=message) as error:
+        st.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the study first"):
+        st.read(tmp_path / "absent.jsonl")
+
+
+# Choices
+
+
+def test_the_choice_never_looks_at_test(synthetic):
+    records = synthetic.path("linear", "MAPS", lambda x: 0.01 * x, lambda x: -0.6 * x / (x + 1))
+    records += synthetic.points("adam")
+    for criterion in (st.balanced, st.within):
+        choice = st.select(records, "linear", criterion)
+        rng = np.random.default_rng(0)
+        turned = [{**r, "l1": {**r["l1"], "test": {"none": {"a": rng.random(3).tolist()}}}} for r in records]
+        assert st.select(turned, "linear", criterion) == choice
+        best = [{**r, "l1": {**r["l1"], "dev": shifted(r["l1"]["dev"], -0.12 * (r["x"] == 8.0))}} for r in records]
+        assert st.select(best, "linear", criterion) == 8.0 != choice
+
+
+def shifted(errors, by):
+    return {c: {t: [e + by for e in es] for t, es in tasks.items()} for c, tasks in errors.items()}
+
+
+def test_criteria_on_known_paths(synthetic):
+    # ID error grows by .004 per λ, OOD falls ever less.
+    records = synthetic.points("adam", noise=0.0)
+    records += synthetic.path("linear", "MAPS", lambda x: 0.002 * x, lambda x: -0.5 * x / (x + 0.5), noise=0.0)
+    assert st.select(records, "linear", st.within) in (1.0, 1.5)  # 2 % of about .13
+    assert st.select(records, "linear", st.balanced) in (1.0, 1.5, 2.0)
+    assert st.select(records, "adam") is None
+
+
+def test_an_unfinished_x_is_not_chosen(synthetic):
+    records = synthetic.points("linear", axis="lambda", x=1.0)
+    records += synthetic.points("linear", synthetic.runs[:1], axis="lambda", x=2.0, inside=-0.05)
+    assert st.select(records, "linear") == 1.0
+    with pytest.raises(ValueError, match="no runs of 'uniform'"):
+        st.select(records, "uniform")
+
+
+# Curves
+
+
+def test_what_a_path_attains():
+    inside, outside = np.array([[1.0, 0.8, 1.2, 2.0]]), np.array([[3.0, 2.5, 1.0, 1.5]])
+    levels = np.array([[0.5, 0.8, 0.9, 1.0, 1.2, 3.0]])
+    shares = st.attainable(inside, outside, levels)
+    np.testing.assert_allclose(shares.sum(-1), 1)
+    attained = (shares @ outside[0])[0]
+    # Not at all (its smallest ID error), there, between the 2nd and 3rd, and never worse with more room.
+    np.testing.assert_allclose(attained, [2.5, 2.5, 2.5 - 1.5 * 0.25, 2.5 - 1.5 * 0.5, 1.0, 1.0])
+    np.testing.assert_allclose((shares @ inside[0])[0, 1:5], levels[0, 1:5])
+    single = st.attainable(np.array([[1.0]]), np.array([[2.0]]), np.array([[0.5, 1.5]]))
+    np.testing.assert_array_equal(single, np.ones((1, 2, 1)))
+
+
+def pair(synthetic, a, b, runs=None, noise=0.0005, **options):
+    """Verdict of path a against path b, each (ID, OOD) functions of λ."""
+    runs = runs or synthetic.runs
+    records = synthetic.points("adam", runs, noise=noise)
+    records += synthetic.path("linear", "a", *a, runs=runs, noise=noise, **options)
+    records += synthetic.path("uniform", "b", *b, runs=runs, noise=noise, **options)
+    return st.compare(records, "linear", "uniform", st.COVERED), st.compare(records, "uniform", "linear", st.COVERED)
+
+
+def test_a_path_below_another_dominates_it(synthetic):
+    better = (lambda x: 0.003 * x, lambda x: -0.7 * x / (x + 1))
+    worse = (lambda x: 0.003 * x, lambda x: -0.4 * x / (x + 1))
+    found, back = pair(synthetic, better, worse)
+    assert (found.verdict, back.verdict) == ("dominates", "is dominated")
+    assert found.average.clear and found.average.value < 0 and found.share >= 0.9
+    assert found.average.value == pytest.approx(-back.average.value)
+    assert abs(found.inside.value) < 0.002  # the paths' ID errors reach over .024
+    assert np.all(np.diff(found.levels) > -1e-3)
+
+
+def test_equal_paths_are_undecided_even_if_one_has_other_points(synthetic):
+    path = (lambda x: 0.003 * x, lambda x: -0.5 * x / (x + 1))
+    for found in pair(synthetic, path, path):
+        assert found.verdict == "crosses/undecided"
+        assert abs(found.average.value) < 0.002
+
+
+def test_crossing_paths_are_undecided(synthetic):
+    # At small ID errors the one is better, at large ones the other.
+    early = (lambda x: 0.003 * x, lambda x: -0.3 * min(x, 1.0))
+    late = (lambda x: 0.003 * x, lambda x: -0.11 * x)
+    found, back = pair(synthetic, early, late)
+    assert found.verdict == back.verdict == "crosses/undecided"
+    signs = {np.sign(e.value) for e in found.differences if e.clear}
+    assert signs == {-1, 1}
+
+
+def test_a_strength_that_overshoots_does_not_hurt_the_path(synthetic):
+    # λ = 8 is terrible in both errors; what λ ≤ 4 attains is all that counts.
+    good = (lambda x: 0.003 * x if x < 8 else 0.1, lambda x: -0.7 * x / (x + 1) if x < 8 else 2.0)
+    worse = (lambda x: 0.003 * x, lambda x: -0.4 * x / (x + 1))
+    assert pair(synthetic, good, worse)[0].verdict == "dominates"
+
+
+def test_points_without_common_id_error(synthetic):
+    adam = synthetic.points("adam", noise=0.0005)
+    trade = synthetic.points("frozen", inside=0.05, outside=-0.5, noise=0.0005)
+    found = st.compare(adam + trade, "frozen", "adam", ("all",))
+    assert found.verdict == "no overlap"
+    assert found.average.value < 0 < found.inside.value
+    both = synthetic.points("frozen", inside=-0.01, outside=-0.5, noise=0.0005)
+    assert st.compare(adam + both, "frozen", "adam", ("all",)).verdict == "dominates"
+    assert st.compare(adam + both, "adam", "frozen", ("all",)).verdict == "is dominated"
+
+
+def test_many_points_that_do_nothing_do_not_beat_one(synthetic):
+    found = []
+    for study in range(20):
+        runs = tuple((p, 100 * study + s) for p, s in synthetic.runs)
+        records = synthetic.points("adam", runs)
+        records += synthetic.path("idle", "idle", lambda x: 0.0, lambda x: 0.0, runs=runs)
+        found.append(st.compare(records, "idle", "adam", st.COVERED))
+    assert sum(f.verdict == "dominates" for f in found) <= 3
+    # With places and values from the same runs it is -.0021.
+    assert abs(np.mean([f.average.value for f in found])) < 0.0015
+
+
+def test_paths_of_an_unfinished_study(synthetic):
+    better = (lambda x: 0.003 * x, lambda x: -0.7 * x / (x + 1))
+    worse = (lambda x: 0.003 * x, lambda x: -0.4 * x / (x + 1))
+    records = synthetic.points("adam", noise=0.0005)
+    records += synthetic.path("linear", "a", *better, noise=0.0005)
+    records += synthetic.path("uniform", "b", *worse, (0.5, 1.0, 2.0, 4.0), noise=0.0005)
+    records += synthetic.path("uniform", "b", *worse, (8.0,), runs=synthetic.runs[:1], noise=0.0005)
+    assert st.compare(records, "linear", "uniform", st.COVERED).verdict == "dominates"
+    one = [r for r in records if r["seed"] == 0]
+    assert st.compare(one, "linear", "uniform", st.COVERED).verdict == "crosses/undecided"
+    assert st.compare(records, "linear", "absent", st.COVERED).verdict == "no overlap"
+
+
+def test_a_path_goes_through_adam(study):
+    assert list(st.path_points(study, "linear"))[:2] == [0.0, 0.5]
+    assert list(st.path_points(study, "linear", off=False))[0] == 0.5
+    assert list(st.path_points(study, "wise-ft"))[-1] == 1.0
+    assert list(st.path_points(study, "low-lr")) == [3e-4, 1e-3]
+    assert list(st.path_points(study, "lora")) == [16.0]
+    assert list(st.path_points(study, "adam")) == [None]
+
+
+def test_equal_mean_strength_is_interpolated(synthetic):
+    # The mean λ of linear is half its λ_max. Uniform at 1.25, between 1 and 1.5, is linear at 2.5 and .05 better.
+    records = synthetic.points("adam", noise=0.0)
+    records += synthetic.path("uniform", "b", lambda x: 0.1 * x, lambda x: 0.0, noise=0.0, shared=0.0)
+    records += synthetic.path("linear", "a", lambda x: 0.05 * x + 0.05, lambda x: 0.0, (2.5, 20.0), 0.5,
+                              noise=0.0, shared=0.0)  # fmt: skip
+    strength, e = st.at_strength(records, "linear", 2.5, "uniform", st.ID)
+    assert strength == 1.25
+    assert e.value == pytest.approx(0.05, abs=1e-9)
+    assert st.at_strength(records, "linear", 20.0, "uniform", st.ID) is None  # mean λ 10: beyond 8
+
+
+# Drift, probes, success
+
+
+def test_a_module_moved_as_far_as_its_layers_together():
+    layers = {"dinov2/0": 3.0, "dinov2/1": 4.0, "bridge": 1.0}
+    p = {(0, 0): {"drift": layers}, (0, 1): {"drift": {k: 2 * v for k, v in layers.items()}}}
+    assert st.module_drift(p) == {"dinov2": 7.5, "bridge": 1.5}
+    assert st.module_drift({(0, 0): {"drift": {}}}) == {}
+
+
+def test_what_is_forgotten_is_relative_to_the_own_pretraining():
+    def probes(method, run, cm, perplexity):
+        asked = {"dinov2_hand_cm": cm, "dinov2_goal_cm": cm, "perplexity_find": perplexity}
+        return {"method": method, "x": None, "pretrain": run[0], "seed": run[1], "probes": asked}
+
+    records = [probes("pretrained", (0, 0), 2.0, 2.0), probes("pretrained", (1, 0), 4.0, 2.0)]
+    records += [probes("adam", (0, 1), 3.0, 2.2), probes("adam", (1, 3), 6.0, 2.2), probes("adam", (2, 9), 99.0, 9.0)]
+    found = st.forgotten(records, st.point(records, "adam"))
+    assert found == pytest.approx({"dinov2, cm": 0.5, "perplexity": 0.1})
+
+
+def test_success(tmp_path, synthetic):
+    path = tmp_path / "success.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in synthetic.success()))
+    points = st.read_success(path)
+    adam, linear = st.point(points, "adam"), st.point(points, "linear", 2.0)
+    assert len(adam) == 2
+    successes, episodes, low, high = st.success_rate(adam, "light")
+    assert episodes == 120
+    assert low < successes / 120 < high
+    e = st.difference(linear, adam, ("light",), "success")
+    assert e.value == pytest.approx((st.success_rate(linear, "light")[0] - successes) / 120)
+    assert st.difference(linear, adam, ("none",), "success") == st.Estimate(0.0, 0.0, 0.0, 2)
+    assert st.success_rate(adam, "camera") is None

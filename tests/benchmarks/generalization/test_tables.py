@@ -1,0 +1,138 @@
+"""The study's tables: what is marked, what is left out, what an unfinished study gives."""
+
+import pytest
+
+from benchmarks.generalization import statistics as st
+from benchmarks.generalization import tables
+
+
+def rows(table):
+    """First cell -> the cells of a row, by their column; of the last table."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    starts = [i for i, line in enumerate(lines) if line.startswith("|---")]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+    header = cells[starts[0] - 1]
+    end = starts[1] - 1 if len(starts) > 1 else len(cells)
+    return {row[0]: dict(zip(header, row)) for row in cells[starts[0] + 1 : end]}
+
+
+@pytest.fixture(scope="module")
+def main(study):
+    return rows(tables.main(study))
+
+
+def test_every_method_once_and_the_controls_last(main):
+    names = list(main)
+    assert names[0] == "Adam"
+    assert names[-3:] == ["best constant chunk", "Adam without images", "Adam from random weights"]
+    assert sum("MAPS, linear" in n for n in names) == 1
+    assert not any("demos" in n or "before" in n or "hypergradient" in n for n in names)
+
+
+def test_clear_differences_are_marked(main):
+    linear = next(row for name, row in main.items() if name.startswith("MAPS, linear"))
+    assert linear["light"].startswith("**.") and linear["runs"] == "5"
+    assert main["Adam from random weights"]["ID"].startswith("*.")
+    assert not main["Adam"]["light"].startswith("*")
+    assert main["best constant chunk"]["runs"] == "–"
+
+
+def test_the_paired_difference_to_adam(study):
+    found = rows(tables.factors(study))
+    frozen = found["both towers frozen"]
+    assert frozen["ID"].startswith("*.0") and frozen["all"].startswith("**−.0")
+    assert "Adam" not in found
+    assert frozen["better in"].endswith("/5")
+
+
+def test_numbers():
+    assert tables.number(0.1049) == ".105"
+    assert tables.number(-0.012) == "−.012"
+    assert tables.number(-0.0001) == "−.000"
+    assert tables.number(1.5) == "1.500"
+    assert tables.number(float("nan")) == "nan"
+    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 5)) == "**x**"
+    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 5), reverse=True) == "*x*"
+    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 1)) == "x"
+    assert tables.marked("x", st.Estimate(-1, -2, 0.5, 5)) == "x"
+
+
+def test_both_matchings(study):
+    table = tables.matched_strength(study)
+    assert "λ_max 2 |" in table and "mean λ 1 |" in table
+    assert "shuffled order, λ 2 | 5 | mean λ 1 |" in table
+    assert "uniform SPD, λ" not in table
+
+
+def test_matched_id_has_a_verdict_for_every_path(study):
+    table = tables.matched_id(study)
+    assert "| both towers frozen | uniform SPD | 5 | covered |" in table
+    assert all(any(v in line for v in ("dominat", "undecided", "no overlap")) for line in table.splitlines()[4:])
+
+
+def test_paths_have_their_mean_strength(study):
+    found = rows(tables.paths(study))
+    assert found["MAPS, linear, λ 2"]["mean λ"] == "1.00"
+    assert found["Adam"]["mean λ"] == "0.00"
+    assert found["WiSE-FT, α 0.5"]["mean λ"] == ""
+
+
+def test_drift_and_probes(study):
+    found = rows(tables.drift(study))
+    assert found["before fine-tuning"]["probes: dinov2, cm"] == "2.00"
+    assert found["Adam"]["probes: perplexity"] == "+20.0%"
+    assert found["Adam from random weights"]["probes: perplexity"] == ""
+    assert "best constant chunk" not in found
+
+
+def test_regimes_are_compared_with_their_own_adam(study):
+    lines = [line for line in tables.schedules(study).splitlines() if "| Adam |" in line]
+    assert [line.split("|")[1:3] for line in lines] == [
+        [" 130 ", " 20 "],
+        [" 400 ", " 5 "],
+        [" 400 ", " 20 "],
+        [" 1200 ", " 20 "],
+    ]
+    assert "cosine" not in tables.schedules(study)
+
+
+def test_success(synthetic):
+    found = rows(tables.success_rates(st.success_points(synthetic.success())))
+    assert found["Adam"]["episodes a cell"] == "120"
+    assert found["MAPS, linear, λ 2"]["light"].startswith("**")
+    assert ";" not in found["Adam"]["light"]
+    single = rows(tables.success_rates(st.success_points(synthetic.success(runs=((0, 0),)))))
+    assert "**" not in single["MAPS, linear, λ 2"]["light"]
+
+
+def test_nothing_gives_no_table():
+    assert tables.report([]).strip() == ""
+    for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.matched_id, tables.drift,
+                  tables.success_rates, tables.schedules, tables.boundaries, tables.adaptive, tables.lora):  # fmt: skip
+        assert table([]) == ""
+
+
+@pytest.mark.parametrize("count", [3, 12, 60, 270])
+def test_an_unfinished_study_has_tables(study, count):
+    """Lines in the order in which they come, cut anywhere."""
+    records = study[:count]
+    report = tables.report(records)
+    assert "## Test error" in report
+    assert "| Adam | " + str(min(count, 5)) in report
+    assert ("## Boundaries" in report) == any(r["group"] == "boundaries" for r in records)
+
+
+def test_without_adam_nothing_is_compared(study):
+    records = [r for r in study if r["method"] != "adam"]
+    assert tables.main(records) == tables.factors(records) == ""
+    tables.report(records)
+
+
+def test_a_smoke_study_with_few_conditions_and_no_dev(synthetic):
+    records = synthetic.points("adam", ((0, 0),)) + synthetic.points("linear", ((0, 0),), axis="lambda", x=2.0)
+    for r in records:
+        r["l1"] = {"test": {c: e for c, e in r["l1"]["test"].items() if c in ("none", "light")}}
+        r["probes"] = {}
+    report = tables.report(records)
+    assert "| method | runs | ID | light |" in report
+    assert "**." not in report
