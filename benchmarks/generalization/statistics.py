@@ -30,6 +30,7 @@ errors of the two methods are equal only up to noise; what is left is reported t
 import dataclasses
 import functools
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -137,7 +138,9 @@ def success_points(lines: Iterable[Record]) -> list[Record]:
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         identity = line["method"], line["x"], line["pretrain"], line["seed"]
-        kept = {name: line.get(name) for name in ("method", "label", "axis", "x", "pretrain", "seed")}
+        axis = re.search(r"/(\w+)=", line["key"])  # linear/lambda=2/p0/s0
+        kept = {name: line[name] for name in ("method", "label", "x", "pretrain", "seed")}
+        kept["axis"] = axis[1] if axis else None
         point = points.setdefault(identity, {**kept, "group": "success", "l1": {"success": {}}})
         point["l1"]["success"].setdefault(line["shift"], {})[line["task"]] = [float(o) for o in line["outcomes"]]
     return list(points.values())

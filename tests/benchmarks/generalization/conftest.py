@@ -161,10 +161,9 @@ def make_success(runs=RUNS[:2], episodes=20):
     rates = {"adam": (0.8, 0.3), "linear": (0.8, 0.6), "frozen-vision": (0.6, 0.6)}
     return [
         {
-            "key": f"{method}/p{run[0]}/s{run[1]}",
+            "key": f"{method}{'/lambda=2' * (method == 'linear')}/p{run[0]}/s{run[1]}",
             "method": method,
             "label": {"adam": "Adam", "linear": "MAPS, linear", "frozen-vision": "both towers frozen"}[method],
-            "axis": "lambda" if method == "linear" else None,
             "x": 2.0 if method == "linear" else None,
             "pretrain": run[0],
             "seed": run[1],
