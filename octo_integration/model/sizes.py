@@ -85,23 +85,34 @@ T5_BASE = T5Config(vocabulary=32_128, width=768, depth=12, heads=12, mlp=3072)
 # Of Prismatic models (openvla/prismatic/models/vlas).
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 
-def _towers(width: int, depth: int, heads: int) -> dict[str, TowerConfig]:
-    """Both towers in a small size: what tells DINOv2 and SigLIP apart is as in the large ones."""
-    sizes = {"patch": 8, "width": width, "depth": depth, "heads": heads, "mlp": 4 * width}
-    dinov2 = dataclasses.replace(DINOV2_L, **sizes, layer_scale=0.1, features="last")
-    return {"dinov2": dinov2, "siglip": dataclasses.replace(SIGLIP_SO400M, **sizes, features="last")}
+
+def _tower(large: TowerConfig, width: int, depth: int, heads: int) -> TowerConfig:
+    """A tower in a small size: what tells DINOv2 and SigLIP apart is as in the large ones."""
+    scale = None if large.layer_scale is None else 0.1  # blocks are few, and learn from scratch
+    return dataclasses.replace(
+        large, patch=8, width=width, depth=depth, heads=heads, mlp=4 * width, layer_scale=scale, features="last"
+    )
 
 
 def _decoder(width: int, depth: int, heads: int) -> LanguageConfig:
     """A decoder of Qwen2.5's kind over the shipped vocabulary."""
-    sizes = {"width": width, "depth": depth, "heads": heads, "kv_heads": heads, "mlp": 11 * width // 4}
-    return dataclasses.replace(QWEN2_5_0_5B, **sizes, vocabulary=768, rope_theta=10_000.0)
+    return dataclasses.replace(
+        QWEN2_5_0_5B,
+        vocabulary=768,
+        width=width,
+        depth=depth,
+        heads=heads,
+        kv_heads=heads,
+        mlp=11 * width // 4,
+        rope_theta=10_000.0,
+    )
 
 
 CONFIGS: dict[str, VLAConfig] = {
     # Runs on a laptop; its weights are shipped.
     "tiny": VLAConfig(
-        **_towers(width=64, depth=4, heads=2),
+        dinov2=_tower(DINOV2_L, width=64, depth=4, heads=2),
+        siglip=_tower(SIGLIP_SO400M, width=64, depth=4, heads=2),
         language=_decoder(width=64, depth=4, heads=2),
         image_size=64,
         instruction_length=16,
@@ -113,7 +124,8 @@ CONFIGS: dict[str, VLAConfig] = {
     ),
     # The same for one GPU: `maps-vla pretrain --model small`.
     "small": VLAConfig(
-        **_towers(width=256, depth=6, heads=4),
+        dinov2=_tower(DINOV2_L, width=256, depth=6, heads=4),
+        siglip=_tower(SIGLIP_SO400M, width=256, depth=6, heads=4),
         language=_decoder(width=256, depth=6, heads=4),
         image_size=128,
         instruction_length=16,

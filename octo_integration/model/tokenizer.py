@@ -65,15 +65,15 @@ def load_words(spec: str) -> Words:
     if spec == "bytes":
         return Words(VOCABULARY, PAD, BOS, EOS, lambda text: list(text.encode()))
     published = _open(spec)
-    marks = [published.token_to_id(mark) for mark in MARKS]
-    if None in marks:
+    pad, bos, eos = (published.token_to_id(mark) for mark in MARKS)
+    if None in (pad, bos, eos):
         raise ValueError(f"tokenizer {spec} lacks one of {', '.join(MARKS)}; give one that `train_words` made.")
 
     def encode(text: str) -> list[int]:
         ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
         return ids
 
-    return Words(published.get_vocab_size(), *marks, encode)
+    return Words(published.get_vocab_size(), pad, bos, eos, encode)
 
 
 def train_words(texts: Sequence[str], size: int) -> Any:
