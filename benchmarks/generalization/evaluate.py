@@ -24,7 +24,7 @@ Tree = Any
 Errors = dict[str, dict[str, list[float]]]
 
 ROWS = 128
-STRIDE = 3  # every third window: neighbours hardly differ
+STRIDE = 4  # every fourth window: neighbours hardly differ
 DIGITS = 5
 
 

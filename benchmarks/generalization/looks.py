@@ -11,22 +11,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from benchmarks.generalization.data import STUDY_TASKS, ZERO_SHOT
 from octo_integration.data.collect.env import MetaWorldEnv, seed_of
 from octo_integration.data.collect.shifts import GOAL_SHIFTS, SHIFTS, WORD_SHIFTS, draw_shift
 from octo_integration.data.collect.tasks import get_task
 
-TASKS = (
-    "point",
-    "faucet-open",
-    "faucet-close",
-    "door-open",
-    "drawer-close",
-    "button-press",
-    "handle-press",
-    "reach",
-    "push",
-    "window-open",
-)
 SCALE = 3
 SIZE = 64  # pixels
 GAP = 4
@@ -34,7 +23,7 @@ CAPTION = 14
 COLUMNS = tuple(shift for shift in SHIFTS if shift not in WORD_SHIFTS)
 
 
-def contact_sheet(path: str | Path, tasks: Sequence[str] = TASKS, seed: int = 0) -> None:
+def contact_sheet(path: str | Path, tasks: Sequence[str] = (*STUDY_TASKS, *ZERO_SHOT), seed: int = 0) -> None:
     """Draws the first image of an episode of every task under every shift, with restricted layouts.
 
     Args:
@@ -67,7 +56,7 @@ def _first_image(env: MetaWorldEnv, task: str, shift: str, seed: int) -> np.ndar
     return env.reset(start)["image_primary"].repeat(SCALE, 0).repeat(SCALE, 1)
 
 
-def main(out: Path = Path("looks.png"), tasks: tuple[str, ...] = TASKS, seed: int = 0) -> None:
+def main(out: Path = Path("looks.png"), tasks: tuple[str, ...] = (*STUDY_TASKS, *ZERO_SHOT), seed: int = 0) -> None:
     """Writes the picture.
 
     Args:

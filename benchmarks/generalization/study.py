@@ -6,7 +6,6 @@ goes on with those that are missing.
 
 import concurrent.futures
 import dataclasses
-import functools
 import json
 import multiprocessing
 import os
@@ -22,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.generalization import methods
-from benchmarks.generalization.data import PARTS, DataSizes, first_episodes, load, prepare
+from benchmarks.generalization.data import PARTS, DataSizes, prepare
 from benchmarks.generalization.methods import Derived, Point
 
 Record = dict[str, Any]
@@ -178,13 +177,6 @@ def described(job: Job, point: Point | Derived) -> Record:
         "demos": base.demos or PROFILES[job.profile].data.train,
         "lr": base.lr or PROFILES[job.profile].lr,
     }
-
-
-@functools.cache
-def training_windows(out: Path, demos: int | None) -> Any:
-    """The demonstrations, or the first `demos` of every task."""
-    windows = load(out, "train")
-    return windows if demos is None else first_episodes(windows, demos)
 
 
 def commit() -> str:

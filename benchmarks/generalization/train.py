@@ -224,31 +224,34 @@ def _compiled(program: Program) -> tuple[Any, Any]:
     return begin, advance
 
 
-def fine_tune(
-    program: Program, params: Tree, knobs: Knobs, inputs: Inputs, steps: int, seed: int, bar: Any = None
-) -> Result:
-    """Runs `steps` steps (a multiple of CHUNK_OF_STEPS) from `params`; the order of the data follows from `seed`.
+def fine_tune(program: Program, params: Tree, knobs: Knobs, inputs: Inputs, order: np.ndarray) -> Result:
+    """Fine-tunes `params` on the windows int[steps, BATCH_SIZE] of `batches`; steps are a multiple of CHUNK_OF_STEPS.
 
     Raises:
       FloatingPointError: the loss became NaN or inf.
     """
     begin, advance = _compiled(program)
-    order = batches(len(inputs.text), steps, seed)
     carry, losses = begin(params, knobs), []
-    for first in range(0, steps, CHUNK_OF_STEPS):
+    for first in range(0, len(order), CHUNK_OF_STEPS):
         carry, values = advance(carry, inputs, order[first : first + CHUNK_OF_STEPS], knobs)
         losses.append(values)
-        if bar is not None:
-            bar(CHUNK_OF_STEPS)
     loss = float(jnp.concatenate(losses[-5:]).mean())
     if not math.isfinite(loss):
-        raise FloatingPointError(f"fine_tune: the loss is {loss} after {steps} steps; lower the learning rate.")
+        raise FloatingPointError(f"fine_tune: the loss is {loss} after {len(order)} steps; lower the learning rate.")
     return Result(carry[0], carry[2], loss)
 
 
-def batches(count: int, steps: int, seed: int) -> np.ndarray:
-    """int32[steps, BATCH_SIZE]: windows 0 .. count - 1 in random order, epoch after epoch."""
+def batches(task: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """int32[steps, BATCH_SIZE] windows: the tasks take turns, each through its own in random order, time after time.
+
+    Args:
+      task: int[N], of every window; tasks with short episodes are seen as often as others.
+    """
     rng = np.random.default_rng(seed)
-    epochs = math.ceil(steps * BATCH_SIZE / count)
-    order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
-    return order[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE).astype(np.int32)
+    total, tasks = steps * BATCH_SIZE, np.unique(task)
+    share = -(-total // len(tasks))
+    columns = []
+    for name in tasks:
+        own = np.flatnonzero(task == name)
+        columns.append(np.concatenate([rng.permutation(own) for _ in range(-(-share // len(own)))])[:share])
+    return np.stack(columns, axis=1).reshape(-1)[:total].reshape(steps, BATCH_SIZE).astype(np.int32)

@@ -18,6 +18,7 @@ from benchmarks.generalization.train import (
     MODEL,
     Inputs,
     Program,
+    batches,
     fine_tune,
     inputs_of,
     knobs_of,
@@ -44,8 +45,8 @@ def run(job: Job) -> list[Record]:
     program, steps = program_of(point), point.steps or profile.steps
     theta0 = initial(program, job.pretrain if point.start == "pretrained" else None, job.seed)
     knobs = knobs_of(point, theta0, profile.lr, steps)
-    inputs = _inputs(job.out, point.demos, point.blind)
-    result = fine_tune(program, theta0, knobs, inputs, steps, job.seed)
+    inputs, task = _training(job.out, point.demos, point.blind)
+    result = fine_tune(program, theta0, knobs, inputs, batches(task, steps, job.seed))
     lora = model_config(program).lora
     start = merge_lora(theta0, lora) if program.lora else theta0
     end, average = (merge_lora(p, lora) if program.lora else p for p in (result.params, result.average))
@@ -138,6 +139,7 @@ def _probes(out: Path) -> Probes:
 
 
 @functools.lru_cache(maxsize=4)
-def _inputs(out: Path, demos: int | None, blind: bool) -> Any:
+def _training(out: Path, demos: int | None, blind: bool) -> tuple[Inputs, np.ndarray]:
     windows = load(out, "train")
-    return inputs_of(windows if demos is None else first_episodes(windows, demos), blind)
+    kept = windows if demos is None else first_episodes(windows, demos)
+    return inputs_of(kept, blind), kept.task

@@ -40,7 +40,8 @@ def theta0():
 
 def run(point, windows, theta0, steps=STEPS):
     knobs = knobs_of(point, theta0, LR, steps)
-    return fine_tune(program_of(point), theta0, knobs, inputs_of(windows, point.blind), steps, seed=0)
+    order = batches(windows.task, steps, seed=0)
+    return fine_tune(program_of(point), theta0, knobs, inputs_of(windows, point.blind), order)
 
 
 def moved(result, theta0):
@@ -93,7 +94,7 @@ def test_without_a_hold_it_is_optax_adam(windows, theta0):
         return optax.apply_updates(params, updates), state
 
     params, state = theta0, tx.init(theta0)
-    for rows in batches(COUNT, STEPS, 0):
+    for rows in batches(windows.task, STEPS, 0):
         params, state = step(params, state, rows)
     result = run(Point("adam", ""), windows, theta0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), result.params, params)
@@ -117,10 +118,13 @@ def test_merges(theta0):
     assert mx.presets.vla()  # what decides which leaves have a pretrained value
 
 
-def test_order_of_the_data():
-    order = batches(COUNT, 5, 3)
-    assert order.shape == (5, 16) and sorted(order.ravel()[:COUNT]) == list(range(COUNT))
-    assert (order != batches(COUNT, 5, 4)).any()
+def test_tasks_take_turns_and_every_window_of_one_comes_before_it_comes_again():
+    task = np.array([0] * 30 + [1] * 10)
+    order = batches(task, 5, 3)
+    assert order.shape == (5, 16) and (task[order.ravel()] == np.arange(80) % 2).all()
+    long, short = (order.ravel()[name::2] for name in (0, 1))
+    assert sorted(long[:30]) == list(range(30)) and sorted(short[10:20]) == list(range(30, 40))
+    assert (order != batches(task, 5, 4)).any()
 
 
 def test_errors_are_means_over_real_entries_of_each_episode(windows):

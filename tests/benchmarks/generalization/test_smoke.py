@@ -1,0 +1,70 @@
+"""The whole study in its smallest size: demonstrations, runs, resumption, closed loop, report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.generalization import report, statistics, study, success
+from benchmarks.generalization.data import conditions, load
+from octo_integration.data.collect.isolated import isolated_env
+from octo_integration.data.collect.renderer import RenderingUnavailable, SimulatorMissing
+
+ROOT = Path(study.__file__).parents[2]
+
+
+@pytest.fixture
+def simulator():
+    try:
+        with isolated_env("reach"):
+            pass
+    except (SimulatorMissing, RenderingUnavailable) as error:
+        pytest.skip(f"no simulator here: {error}")
+
+
+def test_the_smoke_profile_from_nothing_to_a_report(simulator, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(success, "SHIFTS", ("none",))
+    out, results = tmp_path / "study", tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "benchmarks.generalization", "run", "--profile", "smoke", "--out", str(out)]
+    subprocess.run([*command, "--results", str(results), "--only", "adam"], cwd=ROOT, check=True)
+    first = results.read_text()
+    subprocess.run([*command, "--results", str(results)], cwd=ROOT, check=True)
+    assert results.read_text().startswith(first)  # what was there is not run again
+
+    records = statistics.read(results)
+    profile = study.PROFILES["smoke"]
+    wanted = {p.method for p in profile.points} | {d.method for p in profile.points for d in p.derived}
+    assert {r["method"] for r in records} == wanted | {"pretrained", "constant"}
+    for record in records:
+        if record["method"] != "pretrained":
+            assert set(record["l1"]) == {"dev", "test"} and set(record["l1"]["dev"]) == set(conditions())
+        errors = [e for part in record["l1"].values() for tasks in part.values() for es in tasks.values() for e in es]
+        assert np.isfinite(errors).all()
+    assert records[0]["commit"] and records[0]["profile"] == "smoke"
+
+    dev, test = load(out, "dev"), load(out, "test")
+    assert len(dev.image) != len(test.image) or (dev.image != test.image).any()
+    shown = load(out, "dev_texture")
+    np.testing.assert_array_equal(shown.action, dev.action)
+    np.testing.assert_array_equal(load(out, "dev_language").image, dev.image)
+
+    closed = tmp_path / "success.jsonl"
+    success.run(out, closed, ("adam",), workers=1, episodes=1)
+    lines = [json.loads(line) for line in closed.read_text().splitlines()]
+    assert len({line["task"] for line in lines}) == 6 and {len(line["outcomes"]) for line in lines} == {1}
+    success.run(out, closed, ("adam",), workers=1, episodes=1)
+    assert len(closed.read_text().splitlines()) == len(lines)
+
+    report.write(results, closed, tmp_path)
+    assert "| Adam" in (tmp_path / "tables.md").read_text()
+    capsys.readouterr()
+
+
+def test_what_cannot_be_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="maps-vla pretrain --seed 7"):
+        study.weights_path(7)
+    with pytest.raises(FileNotFoundError, match="no weights of adam"):
+        success.run(tmp_path, tmp_path / "success.jsonl", ("adam",), workers=1, episodes=1)
