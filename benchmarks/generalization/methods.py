@@ -108,8 +108,8 @@ BASELINES = [
     Point("frozen-dinov2", "DINOv2 tower frozen", frozen=("dinov2",)),
     Point("frozen-siglip", "SigLIP tower frozen", frozen=("siglip",)),
     Point("frozen-language", "language frozen", frozen=("language",)),
-    *[Point("adamw", "AdamW", "decay", x, weight_decay=x) for x in (0.01, 0.1, 1.0)],
-    *[Point("l2-sp", "L2-SP", "strength", x, l2=x) for x in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
+    *[Point("adamw", "AdamW", "decay", x, weight_decay=x) for x in (0.01, 0.1)],
+    *[Point("l2-sp", "L2-SP", "strength", x, l2=x) for x in (3e-4, 1e-3, 3e-3, 1e-2)],
     *[Point("lora", "LoRA", "rank", float(r), lora=r) for r in (4, 16)],
     *[Point("low-lr", "Adam, lower rate", "lr", x, lr=x) for x in (1e-4, 3e-4)],
 ]
@@ -152,9 +152,9 @@ BOUNDARIES = [
 
 
 def _regime(group: str, suffix: str, **options: object) -> list[Point]:
-    """The schedules against Adam where training is longer, shorter or has fewer demonstrations."""
+    """Linear and uniform against Adam where training is longer, shorter or has fewer demonstrations."""
     rows = [Point(f"adam-{suffix}", f"Adam, {suffix}", group=group, **options)]  # type: ignore[arg-type]
-    for schedule, name in (("linear", "linear"), ("constant", "uniform"), ("cosine", "cosine")):
+    for schedule, name in (("linear", "linear"), ("constant", "uniform")):
         rows += held(f"{name}-{suffix}", f"{name}, {suffix}", (1.0, 2.0), group=group, schedule=schedule, **options)
     return rows
 
@@ -162,7 +162,7 @@ def _regime(group: str, suffix: str, **options: object) -> list[Point]:
 REGIMES = [
     *_regime("schedule-demos", "5 demos", demos=5),
     *_regime("schedule-length", "a third of the steps", steps=130),
-    *_regime("schedule-length", "thrice the steps", steps=1200),
+    *_regime("schedule-length", "twice the steps", steps=800),
 ]
 # Learning rates to choose from, on the development split and before anything else.
 RATES = [Point("rate", "Adam", "lr", x, "lr", lr=x) for x in (3e-4, 1e-3, 2e-3)]

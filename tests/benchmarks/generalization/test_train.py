@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,9 +12,11 @@ import maps_optax as mx
 from benchmarks.generalization.data import Windows, first_episodes, task_of
 from benchmarks.generalization.evaluate import constant_chunks, drift, per_episode
 from benchmarks.generalization.methods import VISION, Derived, Point
-from benchmarks.generalization.train import Program, batches, fine_tune, inputs_of, knobs_of, program_of
+from benchmarks.generalization.train import Program, batches, fine_tune, inputs_of, knobs_of, observe, program_of
 from benchmarks.generalization.worker import initial, merge
 from octo_integration.data.collect.tasks import TASKS
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.vla import VLA
 
 COUNT, STEPS, LR = 40, 10, 1e-3
 
@@ -68,19 +71,20 @@ def test_the_same_seed_gives_the_same_weights_and_the_average_lies_between(windo
     assert 0 < near < far and np.isfinite(one.loss)
 
 
-def test_without_a_hold_it_is_optax_adam(windows, theta0):
-    """Against a loop of our own with optax.adam: the program's other members do nothing where they are switched off."""
-    from benchmarks.generalization.train import observe
-    from octo_integration.model.sizes import CONFIGS
-    from octo_integration.model.vla import VLA
-
+@pytest.mark.parametrize(
+    ("point", "hold"),
+    [(Point("adam", ""), optax.identity()), (Point("x", "", lambda_max=2.0), mx.maps(mx.presets.vla(), 2.0))],
+    ids=["adam", "linear"],
+)
+def test_it_is_what_the_library_does_on_its_own(point, hold, windows, theta0):
+    """Against a loop of our own: the program's other members do nothing where they are switched off."""
     inputs = inputs_of(windows, False)
 
     def rate(count):
-        warm = jax.numpy.minimum(1.0, (count + 1) / (0.1 * STEPS))
-        return LR * warm * (0.55 + 0.45 * jax.numpy.cos(np.pi * count / STEPS))
+        warm = jnp.minimum(1.0, (count + 1) / (0.1 * STEPS))
+        return LR * warm * (0.55 + 0.45 * jnp.cos(np.pi * count / STEPS))
 
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    tx = mx.chain(optax.clip_by_global_norm(1.0), optax.adam(rate), hold)
 
     @jax.jit
     def step(params, state, rows):
@@ -94,10 +98,11 @@ def test_without_a_hold_it_is_optax_adam(windows, theta0):
         return optax.apply_updates(params, updates), state
 
     params, state = theta0, tx.init(theta0)
-    for rows in batches(windows.task, STEPS, 0):
+    for rows in batches(windows.task, 3, 0):
         params, state = step(params, state, rows)
-    result = run(Point("adam", ""), windows, theta0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), result.params, params)
+    knobs = knobs_of(point, theta0, LR, STEPS)
+    result = fine_tune(program_of(point), theta0, knobs, inputs, batches(windows.task, 3, 0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params, params)
 
 
 def test_blind_runs_do_not_hang_on_the_images(windows, theta0):
