@@ -167,5 +167,5 @@ REGIMES = [
 # Learning rates to choose from, on the development split and before anything else.
 RATES = [Point("rate", "Adam", "lr", x, "lr", lr=x) for x in (3e-4, 1e-3, 2e-3)]
 
-PLAN = [*BASELINES[:2], *MAPS[:14], *CONTROLS, *BASELINES[2:], *MAPS[14:], *ADAPTIVE, *LORA, *BOUNDARIES, *REGIMES]
+PLAN = [*BASELINES[:2], *MAPS, *CONTROLS, *BASELINES[2:], *ADAPTIVE, *LORA, *BOUNDARIES, *REGIMES]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

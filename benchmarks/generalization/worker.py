@@ -91,12 +91,16 @@ def merge(derived: Derived, theta0: Tree, params: Tree) -> Tree:
 
 def initial(program: Program, pretrain: int | None, seed: int) -> Tree:
     """θ0: pretrained modules of `pretrain` (None: random ones), fresh modules and adapters of `seed`."""
-    model = VLA(model_config(program))
-    params = jax.jit(model.init)(jax.random.key(seed), *_template())["params"]
+    params = _initialise(program)(jax.random.key(seed), *_template())["params"]
     if pretrain is None:
         return params
     loaded = load_params(study.weights_path(pretrain), base(params), fresh=FRESH)
     return jax.tree.map(jax.numpy.asarray, whole(loaded, adapters(params)))
+
+
+@functools.cache
+def _initialise(program: Program) -> Any:
+    return jax.jit(VLA(model_config(program)).init)
 
 
 def _template() -> Any:
@@ -110,7 +114,8 @@ def _template() -> Any:
 def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
     moved, relative = drift(params, theta0)
     parts = {part: _held(job.out, part, job.point.blind).errors(PLAIN, params) for part in _parts(job)}
-    probes = {} if job.point.start == "random" or "dev" == _parts(job)[-1] else _probes(job.out).measure(params)
+    asked = isinstance(point, Point) and point.start == "pretrained" and "test" in parts
+    probes = _probes(job.out).measure(params) if asked else {}
     return {
         **described(job, point),
         "l1": parts,
