@@ -131,7 +131,6 @@ class StudyPolicy:
     def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
         """f32[chunk, 4], in the simulator's units."""
         tokens, mask = text_tokens([instruction])
-        zero = np.zeros(1, np.int32)
-        image = observation["image_primary"][None]
-        chunk = forward(Program())(self._params, Inputs(image, tokens, mask, zero), zero)
+        inputs = Inputs(observation["image_primary"][None], tokens, mask, np.zeros(1, np.int32))
+        chunk = forward(Program())(self._params, inputs)
         return np.asarray(self._statistics.unnormalise_action(np.asarray(chunk[0])), np.float32)

@@ -56,7 +56,7 @@ class Knobs(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Training data on the device: image uint8[N, H, W, 3], tokens int32[T, L], its mask, text int32[N], actions."""
+    """Data of N windows: image uint8[N, H, W, 3], tokens int32[T, L] with their mask, text int32[N], and actions."""
 
     image: Array
     tokens: Array
@@ -100,7 +100,7 @@ def inputs_of(windows: Windows, blind: bool) -> Inputs:
     """Windows as the program takes them; blind: with black images."""
     tokens, mask = text_tokens([str(text) for text in windows.texts])
     image = np.zeros_like(windows.image) if blind else windows.image
-    return Inputs(*map(jnp.asarray, (image, tokens, mask, windows.text, windows.action, windows.mask)))
+    return Inputs(image, tokens, mask, windows.text, windows.action, windows.mask)
 
 
 def text_tokens(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -147,4 +147,4 @@ def _probes(out: Path) -> Probes:
 def _training(out: Path, demos: int | None, blind: bool) -> tuple[Inputs, np.ndarray]:
     windows = load(out, "train")
     kept = windows if demos is None else first_episodes(windows, demos)
-    return inputs_of(kept, blind), kept.task
+    return jax.device_put(inputs_of(kept, blind)), kept.task
