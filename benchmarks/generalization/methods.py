@@ -111,7 +111,7 @@ BASELINES = [
     *[Point("adamw", "AdamW", "decay", x, weight_decay=x) for x in (0.01, 0.1)],
     *[Point("l2-sp", "L2-SP", "strength", x, l2=x) for x in (3e-4, 1e-3, 3e-3, 1e-2)],
     *[Point("lora", "LoRA", "rank", float(r), lora=r) for r in (4, 16)],
-    *[Point("low-lr", "Adam, lower rate", "lr", x, lr=x) for x in (1e-4, 3e-4)],
+    *[Point("low-lr", "Adam, lower rate", "lr", x, lr=x) for x in (1e-4, 3e-4, 6e-4)],
 ]
 MAPS = [
     *held("linear", "MAPS, linear"),
@@ -167,8 +167,22 @@ REGIMES = [
 FIRST = (
     ("adam", "frozen-vision", "blind", "random-init"),
     ("linear/lambda=2", "uniform/lambda=2", "linear/lambda=1", "uniform/lambda=1", "reversed/lambda=2"),
-    ("linear/lambda=4", "uniform/lambda=4", "linear/lambda=0.5", "uniform/lambda=0.5", "l2-sp/strength=0.001"),
-    ("linear/lambda=1.5", "uniform/lambda=1.5", "linear/lambda=3", "uniform/lambda=3", "l2-sp/strength=0.003"),
+    (
+        "low-lr/lr=0.0006",
+        "low-lr/lr=0.0003",
+        "linear/lambda=4",
+        "uniform/lambda=4",
+        "linear/lambda=0.5",
+        "uniform/lambda=0.5",
+    ),
+    (
+        "l2-sp/strength=0.001",
+        "linear/lambda=1.5",
+        "uniform/lambda=1.5",
+        "linear/lambda=3",
+        "uniform/lambda=3",
+        "l2-sp/strength=0.003",
+    ),
 )
 # Learning rates to choose from, on the development split and before anything else.
 RATES = [Point("rate", "Adam", "lr", x, "lr", lr=x) for x in (3e-4, 1e-3, 2e-3)]

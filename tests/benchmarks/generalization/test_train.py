@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_average_lies_between(windo
 )
 def test_it_is_what_the_library_does_on_its_own(point, hold, windows, theta0):
     """Against a loop of our own: the program's other members do nothing where they are switched off."""
-    inputs = inputs_of(windows, False)
+    inputs = jax.device_put(inputs_of(windows, False))
 
     def rate(count):
         warm = jnp.minimum(1.0, (count + 1) / (0.1 * STEPS))
