@@ -5,13 +5,12 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-# glibc keeps the heap between steps; fresh pages for every step's buffers cost a CPU as much as half the step.
-export MALLOC_ARENA_MAX := 1
-export MALLOC_MMAP_MAX_ := 0
-export MALLOC_TRIM_THRESHOLD_ := 100000000000
-
 .PHONY: demo test lint install clean
 
+# glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
+demo: export MALLOC_ARENA_MAX = 1
+demo: export MALLOC_MMAP_MAX_ = 0
+demo: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 

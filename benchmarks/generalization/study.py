@@ -27,8 +27,7 @@ from benchmarks.generalization.methods import Derived, Point
 Record = dict[str, Any]
 
 HERE = Path(__file__).parent
-# One thread per process, and glibc's heap kept between steps: fresh pages for every step's buffers cost as much as the
-# step itself.
+# One thread per process, and glibc's heap kept between steps: fresh pages for every step's buffers are dear.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
