@@ -7,14 +7,14 @@ python -m benchmarks.generalization report               # tables and figures fr
 
 import dataclasses
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from benchmarks.generalization import report, study, success
+from octo_integration.cli import USER_ERRORS
 
 HERE = Path(__file__).parent
 
@@ -23,14 +23,14 @@ HERE = Path(__file__).parent
 class Run:
     """Fine-tunes by every method that is missing in the results, over processes; the same command goes on."""
 
-    profile: str = "default"
+    profile: Literal["default", "rates", "smoke"] = "default"
     """default, rates (the choice of the learning rate, on dev alone) or smoke."""
     out: Path = Path("runs/generalization")
     """Demonstrations, probe frames and fine-tuned weights."""
     results: Path | None = None
     """JSON lines; default: results.jsonl beside this file (rates.jsonl; of smoke: in out)."""
     workers: int = os.cpu_count() or 1
-    """Processes of one thread each."""
+    """Processes of one thread each; SIGTERM and Ctrl-C finish the runs under way and exit with 143 or 130."""
     only: str = ""
     """Methods whose name contains it."""
 
@@ -47,6 +47,8 @@ class Success:
     """Processes."""
     methods: tuple[str, ...] = ("adam", "frozen-vision", "linear/lambda=2", "uniform/lambda=1", "reversed/lambda=2")
     """Points of the plan, of those whose weights `run` kept."""
+    shifts: tuple[str, ...] = ("none", "light", "camera", "all")
+    """Of octo_integration/data/collect/shifts.py."""
     episodes: int = 2
     """Per task, shift and weights; with 6 tasks and 5 pairs of pretraining and seed, 2 make 60 per method and shift."""
 
@@ -71,17 +73,26 @@ Command = (
 
 
 def main(command: Run | Success | Report) -> None:
-    """Runs one part. SIGTERM ends it as Ctrl-C does: what is finished is written, and no new run is begun."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Runs one part."""
     if isinstance(command, Run):
         defaults = {"default": HERE / "results.jsonl", "rates": HERE / "rates.jsonl"}
         results = command.results or defaults.get(command.profile, command.out / "results.jsonl")
         study.run(command.profile, command.out, results, command.workers, command.only)
     elif isinstance(command, Success):
-        success.run(command.out, command.results, command.methods, command.workers, command.episodes)
+        success.run(
+            command.out,
+            command.results,
+            command.methods,
+            command.shifts,
+            workers=command.workers,
+            episodes=command.episodes,
+        )
     else:
         report.write(command.results, command.success, command.out)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__))
+    try:
+        main(tyro.cli(Command, description=__doc__))
+    except USER_ERRORS as error:
+        sys.exit(f"benchmarks.generalization: {error}")

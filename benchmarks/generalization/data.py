@@ -4,6 +4,7 @@ Workers read plain .npz files, so that none of them imports tensorflow.
 """
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from octo_integration.data.collect.demonstrations import CollectConfig, splits
 from octo_integration.data.collect.shifts import SHIFTS
 from octo_integration.data.collect.tasks import TASKS, Task
 from octo_integration.data.frames_reader import TEXTS, Frames, read_frames
+from octo_integration.train.checkpoint import write_json
 
 # The scene tells some of these apart, others only the instruction: point (which shape), faucet-open and -close.
 STUDY_TASKS = ("point", "faucet-open", "faucet-close", "drawer-open", "door-open", "button-press")
@@ -73,10 +75,21 @@ def collect_config(out: Path, sizes: DataSizes, workers: int) -> CollectConfig:
 
 
 def prepare(out: Path, sizes: DataSizes, workers: int) -> None:
-    """Makes what is not there yet: demonstrations, probe frames, and the arrays of both."""
+    """Makes what is not there yet: demonstrations, probe frames, and the arrays of both.
+
+    Raises:
+      ValueError: `out` holds data of another size.
+      Whatever `collect` and `render_frames` raise.
+    """
     from octo_integration.data.collect import collect, render_frames
 
     demos, frames = out / "demonstrations", out / PROBE_FRAMES
+    made, wanted = out / "sizes.json", dataclasses.asdict(sizes)
+    found = json.loads(made.read_text()) if made.exists() else None
+    if demos.exists() and found != wanted:
+        raise ValueError(f"{out} holds data of sizes {found}, not {wanted}; give another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(made, wanted)
     if not demos.exists():
         collect(collect_config(demos, sizes, workers))
     if not frames.exists():

@@ -11,7 +11,7 @@ import numpy as np
 
 import maps_optax as mx
 from benchmarks.generalization.data import Windows, conditions, load, load_frames, take
-from benchmarks.generalization.train import MODEL, Inputs, Program, inputs_of, model_config, observe
+from benchmarks.generalization.train import MODEL, Inputs, inputs_of, observe
 from octo_integration.data.frames_reader import Frames
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_words
@@ -41,10 +41,10 @@ class Held:
             kept = take(split, np.arange(0, len(split.text), STRIDE))
             self.windows[condition], self.inputs[condition] = kept, inputs_of(kept, blind)
 
-    def errors(self, program: Program, params: Tree) -> Errors:
+    def errors(self, params: Tree) -> Errors:
         """condition -> task -> mean |predicted − demonstrated| of each episode, over real normalised actions."""
         return {
-            condition: per_episode(windows, np.abs(predict(program, params, self.inputs[condition]) - windows.action))
+            condition: per_episode(windows, np.abs(predict(params, self.inputs[condition]) - windows.action))
             for condition, windows in self.windows.items()
         }
 
@@ -79,9 +79,9 @@ def per_episode(windows: Windows, error: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def predict(program: Program, params: Tree, inputs: Inputs) -> np.ndarray:
+def predict(params: Tree, inputs: Inputs) -> np.ndarray:
     """f32[N, chunk, A], normalised; inputs on the host. Always ROWS at once, so that it compiles once."""
-    count, run = len(inputs.text), forward(program)
+    count, run = len(inputs.text), forward()
     index = np.minimum(np.arange(-(-count // ROWS) * ROWS), count - 1).reshape(-1, ROWS)
     return np.concatenate([np.asarray(run(params, _rows(inputs, rows))) for rows in index])[:count]
 
@@ -92,9 +92,9 @@ def _rows(inputs: Inputs, rows: np.ndarray) -> Inputs:
 
 
 @functools.cache
-def forward(program: Program) -> Any:
-    """(params, inputs of B windows) -> f32[B, chunk, A], normalised; jitted."""
-    model = VLA(model_config(program))
+def forward() -> Any:
+    """(params without adapters, inputs of B windows) -> f32[B, chunk, A], normalised; jitted."""
+    model = VLA(CONFIGS[MODEL])
 
     @jax.jit
     def run(params: Tree, inputs: Inputs) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.generalization import matching, tables
 from benchmarks.generalization import statistics as st
-from benchmarks.generalization import tables
 from benchmarks.generalization.statistics import Estimate, Record
 
 # Okabe and Ito's colours, and four that stay apart from them; markers tell apart what colours do not.
@@ -91,7 +91,7 @@ def _draw_path(
     """Adds the ID errors drawn to `inside`; returns how many points are beyond `limit`."""
     adam, (colour, marker) = st.point(records, st.REFERENCE), style(method)
     rows = []
-    points = st.path_points(records, method)
+    points = matching.path_points(records, method)
     own = set(st.values(records, method))
     for x, p in points.items():
         ours = st.measured(p, (*st.ID, *conditions), "test")

@@ -190,6 +190,6 @@ RATES = [Point("rate", "Adam", "lr", x, "lr", lr=x) for x in (3e-4, 1e-3, 2e-3)]
 # What answers most comes first.
 PLAN = sorted(
     [*BASELINES, *CONTROLS, *MAPS, *ADAPTIVE, *LORA, *BOUNDARIES, *REGIMES],
-    key=lambda point: next((i for i, name in enumerate(FIRST) if point.name in name), len(FIRST)),
+    key=lambda point: next((i for i, names in enumerate(FIRST) if point.name in names), len(FIRST)),
 )
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

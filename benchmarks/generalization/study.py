@@ -1,41 +1,17 @@
 """Runs the plan over processes: every point, every pair of a pretrained model and a seed; results as JSON lines.
 
-A line is written when its run has ended, so an interrupted study loses at most the runs under way, and the same command
-goes on with those that are missing.
+The lines of a run are written when it has ended, and the same command goes on with the runs that are missing.
 """
 
-import concurrent.futures
 import dataclasses
-import json
-import multiprocessing
-import os
-import platform
-import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from benchmarks.generalization import methods
+from benchmarks.generalization import methods, statistics
 from benchmarks.generalization.data import PARTS, DataSizes, prepare
 from benchmarks.generalization.methods import Derived, Point
-
-Record = dict[str, Any]
-
-HERE = Path(__file__).parent
-# One thread per process, and glibc's heap kept between steps: fresh pages for every step's buffers are dear.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(10**11),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
+from benchmarks.generalization.processes import HERE, Record, write_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,38 +74,22 @@ def run(profile: str, out: Path, results: Path, workers: int, only: str) -> None
 
     Raises:
       FileNotFoundError: pretrained weights are missing.
-      ChildProcessError: a worker died.
+      ValueError: no method is called so; `out` holds data of another size; a line of `results` is damaged.
+      ChildProcessError, SystemExit: as `write_lines`.
     """
     size = PROFILES[profile]
+    chosen = [point for point in size.points if only in point.method]
+    if not chosen:
+        names = dict.fromkeys(point.method for point in size.points)
+        raise ValueError(f"no method has {only!r} in its name; there are {', '.join(names)}.")
     for pretrained in {p for p, _ in size.pairs}:
         weights_path(pretrained)
+    done = {record["key"] for record in statistics.read(results)} if results.exists() else set()
     prepare(out, size.data, workers)
-    done = {json.loads(line)["key"] for line in results.read_text().splitlines()} if results.exists() else set()
-    jobs = [Job(p, *pair, profile, out) for p in size.points if only in p.method for pair in size.pairs]
-    constants = [] if only else [Job(Point("pretrained", "before fine-tuning"), p, 0, profile, out) for p in (0, 1)]
-    missing = [job for job in (*constants, *jobs) if job.key not in done]
-    os.environ.update(ENVIRONMENT)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    origin = {"commit": commit(), "machine": machine(), "profile": profile}
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as pool:
-        futures = [pool.submit(execute, job) for job in missing]
-        try:
-            with tqdm(total=len(futures), desc="study", unit="run") as bar, results.open("a") as file:
-                for future in concurrent.futures.as_completed(futures):
-                    for record in future.result():
-                        file.write(json.dumps({**record, **origin}) + "\n")
-                    file.flush()
-                    bar.update()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise ChildProcessError("a worker died (out of memory?); the same command goes on.") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone decides what follows."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs = [Job(point, *pair, profile, out) for point in chosen for pair in size.pairs]
+    untrained = [Job(Point("pretrained", "before fine-tuning"), p, 0, profile, out) for p in (0, 1) if not only]
+    missing = [job for job in (*untrained, *jobs) if job.key not in done]
+    write_lines(execute, missing, results, workers=workers, label="study")
 
 
 def weights_path(pretrained: int) -> Path:
@@ -149,7 +109,7 @@ def weights_path(pretrained: int) -> Path:
 
 def execute(job: Job) -> list[Record]:
     """One run and all it is measured by; runs in a worker."""
-    from benchmarks.generalization import worker  # jax, under ENVIRONMENT
+    from benchmarks.generalization import worker  # jax, in the process that it is for
 
     started = time.perf_counter()
     records = worker.pretrained(job) if job.point.method == "pretrained" else worker.run(job)
@@ -175,18 +135,5 @@ def described(job: Job, point: Point | Derived) -> Record:
         "steps": base.steps or PROFILES[job.profile].steps,
         "demos": base.demos or PROFILES[job.profile].data.train,
         "lr": base.lr or PROFILES[job.profile].lr,
+        "profile": job.profile,
     }
-
-
-def commit() -> str:
-    """Of the sources, with + where they are changed."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "*.py") else "")
-
-
-def machine() -> str:
-    """What it ran on."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}"

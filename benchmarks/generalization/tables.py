@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.statistics import Criterion, Estimate, Point, Record
 
@@ -192,7 +193,7 @@ def paths(records: Sequence[Record]) -> str:
             continue
         for x in st.values(records, method):
             p = st.point(records, method, x)
-            strength = st.mean_strength(p)
+            strength = matching.mean_strength(p)
             rows.append(
                 [
                     label(p),
@@ -217,11 +218,11 @@ def matched_strength(records: Sequence[Record], reference: str = "uniform") -> s
         for x in st.values(records, method) if axis == "lambda" and method != reference else []:
             p = st.point(records, method, x)
             same = st.point(records, reference, x)
-            strength = st.mean_strength(p)
+            strength = matching.mean_strength(p)
             by_max = [interval(st.difference(p, same, c, "test")) if same else "" for c in sets.values()]
             by_mean = [
                 interval(found[1])
-                if x is not None and (found := st.at_strength(records, method, x, reference, c))
+                if x is not None and (found := matching.at_strength(records, method, x, reference, c))
                 else ""
                 for c in sets.values()
             ]
@@ -246,7 +247,7 @@ def matched_id(records: Sequence[Record], references: Sequence[str] = (st.REFERE
         for method in [m for m in present if m not in (reference, st.REFERENCE)]:
             p = st.point(records, method, st.values(records, method)[0])
             for kind, conditions in kinds.items():
-                found = st.compare(records, method, reference, conditions)
+                found = matching.compare(records, method, reference, conditions)
                 span = f"{number(found.levels[0])} – {number(found.levels[-1])}" if found.levels else "–"
                 share = f"{found.share:.0%}" if found.levels else ""
                 rows.append(
@@ -405,7 +406,7 @@ def _against(records: Sequence[Record], points: Iterable[Point], reference: Poin
     sets = _sets(_seen(records))
     rows = []
     for p in points:
-        strength = st.mean_strength(p)
+        strength = matching.mean_strength(p)
         paired = [interval(st.difference(p, reference, c, "test")) if p != reference else "" for c in sets.values()]
         errors = [number(e.value) if (e := st.mean(p, c, "test")) else "" for c in sets.values()]
         rows.append([label(p), str(len(p)), "" if strength is None else f"{strength:.2f}", *errors, *paired])

@@ -19,7 +19,7 @@ import maps_optax as mx
 from benchmarks.generalization.data import Windows
 from benchmarks.generalization.methods import Point
 from benchmarks.generalization.strengths import adapter_tree, strength_tree
-from octo_integration.model.config import LoraConfig, VLAConfig
+from octo_integration.model.config import PRETRAINED, LoraConfig, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import Tokenize, load_tokenizer
 from octo_integration.model.vla import VLA
@@ -86,6 +86,9 @@ class Program:
     budget: float = 0.0
 
 
+PLAIN = Program()
+
+
 def program_of(point: Point) -> Program:
     """The program that runs a point."""
     return Program(point.lora, point.lora_spd, point.criterion, point.adaptive, point.rate, point.budget)
@@ -138,7 +141,7 @@ def knobs_of(point: Point, params: Tree, lr: float, steps: int) -> Knobs:
     def moving(path: Any, leaf: Any) -> float:
         del leaf
         module, name = path[0].key, path[-1].key
-        adapted = point.lora and module in _pretrained_modules(params) and name not in ADAPTERS
+        adapted = point.lora and module in PRETRAINED and name not in ADAPTERS
         return 0.0 if module in point.frozen or adapted else 1.0
 
     uniform = dataclasses.replace(point, schedule="constant", order="paper", lambda_max=1.0)
@@ -152,11 +155,6 @@ def knobs_of(point: Point, params: Tree, lr: float, steps: int) -> Knobs:
         max_pull=np.float32(math.inf if point.max_pull is None else point.max_pull),
         steps=np.float32(steps if point.steps is None else point.steps),
     )
-
-
-def _pretrained_modules(params: Tree) -> tuple[str, ...]:
-    rows = mx.slices(mx.presets.vla(), params)
-    return tuple(sorted({row.path.split("/")[0] for row in rows if row.position is not None}))
 
 
 def _is_none(x: Any) -> bool:

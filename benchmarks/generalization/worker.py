@@ -12,10 +12,12 @@ from benchmarks.generalization import study
 from benchmarks.generalization.data import first_episodes, load
 from benchmarks.generalization.evaluate import Held, Probes, drift
 from benchmarks.generalization.methods import Derived, Point
+from benchmarks.generalization.processes import Record
 from benchmarks.generalization.strengths import mean_strength
-from benchmarks.generalization.study import Job, Record, described
+from benchmarks.generalization.study import Job, described
 from benchmarks.generalization.train import (
     MODEL,
+    PLAIN,
     Inputs,
     Program,
     batches,
@@ -26,7 +28,7 @@ from benchmarks.generalization.train import (
     observe,
     program_of,
 )
-from octo_integration.model.config import FRESH
+from octo_integration.model.config import FRESH, PRETRAINED
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.train.lora import adapters, base, merge_lora, whole
@@ -34,7 +36,6 @@ from octo_integration.weights.store import load_params, save_params
 
 Tree = Any
 
-PLAIN = Program()
 # Their weights are kept for closed-loop evaluation.
 KEPT = ("adam", "frozen-vision", "linear", "uniform", "reversed", "lora")
 
@@ -79,8 +80,7 @@ def pretrained(job: Job) -> list[Record]:
 
 def merge(derived: Derived, theta0: Tree, params: Tree) -> Tree:
     """θ0 + alpha (θ − θ0) in the modules that `derived` names."""
-    rows = mx.slices(mx.presets.vla(), theta0)
-    merged = derived.modules or tuple({row.path.split("/")[0] for row in rows if row.position is not None})
+    merged = derived.modules or PRETRAINED
 
     def alpha(path: Any, leaf: Any) -> float:
         del leaf
@@ -113,7 +113,7 @@ def _template() -> Any:
 
 def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
     moved, relative = drift(params, theta0)
-    parts = {part: _held(job.out, part, job.point.blind).errors(PLAIN, params) for part in _parts(job)}
+    parts = {part: _held(job.out, part, job.point.blind).errors(params) for part in _parts(job)}
     asked = isinstance(point, Point) and point.start == "pretrained" and "test" in parts
     probes = _probes(job.out).measure(params) if asked else {}
     return {
