@@ -75,13 +75,15 @@ class PlotConfig:
 class FramesConfig:
     """Renders randomised scenes of Meta-World with labels and captions: what `maps-vla pretrain` learns from.
 
-    maps-vla collect-frames --out frames --count 12000
+    maps-vla collect-frames --out frames
     """
 
     out: str
     """Directory to make."""
-    count: int = 12_000
+    count: int = 24_000
     """Frames in all."""
+    image_size: int = 64
+    """Height and width in pixels, those of the model that learns from them."""
     seed: int = 0
     """The same seed gives the same frames."""
     workers: int = 2
@@ -189,7 +191,8 @@ def collect_frames(config: FramesConfig) -> int:
     """Renders frames for pretraining."""
     from octo_integration.data.collect import render_frames
 
-    print(render_frames(Path(config.out), count=config.count, seed=config.seed, workers=config.workers))
+    options = {name: getattr(config, name) for name in ("count", "image_size", "seed", "workers")}
+    print(render_frames(Path(config.out), **options))
     return 0
 
 

@@ -94,9 +94,9 @@ def _tower(large: TowerConfig, width: int, depth: int, heads: int) -> TowerConfi
     )
 
 
-def _decoder(width: int, depth: int, heads: int) -> LanguageConfig:
-    """A decoder of Qwen2.5's kind over the shipped vocabulary."""
-    return dataclasses.replace(
+def _own(width: int, depth: int, heads: int, image_size: int) -> VLAConfig:
+    """A model of our own for Meta-World: small towers, and a decoder of Qwen2.5's kind over the shipped words."""
+    language = dataclasses.replace(
         QWEN2_5_0_5B,
         vocabulary=768,
         width=width,
@@ -106,35 +106,25 @@ def _decoder(width: int, depth: int, heads: int) -> LanguageConfig:
         mlp=11 * width // 4,
         rope_theta=10_000.0,
     )
+    return VLAConfig(
+        dinov2=_tower(DINOV2_L, width, depth, heads),
+        siglip=_tower(SIGLIP_SO400M, width, depth, heads),
+        language=language,
+        image_size=image_size,
+        instruction_length=16,
+        action_dim=4,
+        proprio_dim=4,
+        chunk=8,
+        head=HeadConfig(hidden=width),
+        tokenizer="tiny",
+    )
 
 
 CONFIGS: dict[str, VLAConfig] = {
     # Runs on a laptop; its weights are shipped.
-    "tiny": VLAConfig(
-        dinov2=_tower(DINOV2_L, width=64, depth=4, heads=2),
-        siglip=_tower(SIGLIP_SO400M, width=64, depth=4, heads=2),
-        language=_decoder(width=64, depth=4, heads=2),
-        image_size=64,
-        instruction_length=16,
-        action_dim=4,
-        proprio_dim=4,
-        chunk=8,
-        head=HeadConfig(hidden=64),
-        tokenizer="tiny",
-    ),
-    # The same for one GPU: `maps-vla pretrain --model small`.
-    "small": VLAConfig(
-        dinov2=_tower(DINOV2_L, width=256, depth=6, heads=4),
-        siglip=_tower(SIGLIP_SO400M, width=256, depth=6, heads=4),
-        language=_decoder(width=256, depth=6, heads=4),
-        image_size=128,
-        instruction_length=16,
-        action_dim=4,
-        proprio_dim=4,
-        chunk=8,
-        head=HeadConfig(hidden=256),
-        tokenizer="tiny",
-    ),
+    "tiny": _own(width=64, depth=4, heads=2, image_size=64),
+    # For one GPU; on frames of its size, maps-vla collect-frames --image-size 128.
+    "small": _own(width=256, depth=6, heads=4, image_size=128),
     # MiniVLA: Prismatic with Qwen2.5-0.5B.
     "mini": VLAConfig(
         dinov2=DINOV2_L,

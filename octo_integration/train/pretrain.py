@@ -61,13 +61,13 @@ class PretrainConfig:
     """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
     model: str = "tiny"
     """Name of the model's configuration (octo_integration/model/config.py)."""
-    steps: int = 8000
+    steps: int = 5000
     """Optimizer steps."""
     batch_size: int = 32
     """Frames per step."""
     lr: float = 2e-3
     """Peak learning rate."""
-    warmup: int = 100
+    warmup: int = 150
     """Steps of linear warmup; a cosine down to 0 follows."""
     weight_decay: float = 0.05
     """Decoupled weight decay, on matrices only (kernels and embeddings)."""
@@ -154,8 +154,12 @@ def pretrain(config: PretrainConfig) -> Path:
             f"pretrain: {len(frames)} frames in {config.frames} are too few for batch_size "
             f"{config.batch_size} and heldout {config.heldout}; render more."
         )
-    size = frames.image.shape[1]
-    vla = VLA(dataclasses.replace(sizes, image_size=size))
+    if frames.image.shape[1] != sizes.image_size:
+        raise ValueError(
+            f"pretrain: the frames in {config.frames} have {frames.image.shape[1]} pixels, model {config.model!r} sees "
+            f"{sizes.image_size}; render them with --image-size {sizes.image_size}."
+        )
+    vla = VLA(sizes)
     out = Path(config.out)
     _claim(out, config)
     words = _vocabulary(out, frames.take(slice(count)), sizes)

@@ -1,6 +1,6 @@
 """λ that moves: each rule is its equation, and moves λ the way it says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,14 +19,6 @@ RULES: dict[str, Callable[[], Any]] = {
     "hypergradient": lambda: mx.hypergradient(0.3, maximum=2.5),
     "drift_budget": lambda: mx.drift_budget(BUDGET, 0.2, maximum=2.5),
 }
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def reference(rule: str, theta0: np.ndarray, grads: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The released implementations' trajectories, replayed one step at a time."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ import maps_optax as mx
 GOLDEN = Path(__file__).parents[3] / "shared/reference/golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def test_the_golden_trajectories_are_there() -> None:

@@ -1,7 +1,7 @@
 """Adapters: what is computed from factors is what the merged kernel would give."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,6 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, Any]] = {
     "stacked heads": ((3, 4, 7, 2), (3, 4, 2, 5), "nhir,nhro->nhio", np.array([2.0, 1.0, 0.6])),
     "full rank": ((3, 4), (4, 5), "ir,ro->io", 1.0),
 }
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def dense(formula: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:

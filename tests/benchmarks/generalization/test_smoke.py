@@ -9,24 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.generalization import report, statistics, study, success
-from benchmarks.generalization.data import conditions, load
-from octo_integration.data.collect.isolated import isolated_env
-from octo_integration.data.collect.renderer import RenderingUnavailable, SimulatorMissing
+from benchmarks.generalization.data import DataSizes, conditions, load, prepare
+from tests.octo_integration.simulator import simulated
 
 ROOT = Path(study.__file__).parents[2]
 
 
-@pytest.fixture
-def simulator():
-    try:
-        with isolated_env("reach"):
-            pass
-    except (SimulatorMissing, RenderingUnavailable) as error:
-        pytest.skip(f"no simulator here: {error}")
-
-
-def test_the_smoke_profile_from_nothing_to_a_report(simulator, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(success, "SHIFTS", ("none",))
+def test_the_smoke_profile_from_nothing_to_a_report(tmp_path, capsys):
+    with simulated("reach", image_size=8):
+        pass
     out, results = tmp_path / "study", tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "benchmarks.generalization", "run", "--profile", "smoke", "--out", str(out)]
     subprocess.run([*command, "--results", str(results), "--only", "adam"], cwd=ROOT, check=True)
@@ -52,10 +43,10 @@ def test_the_smoke_profile_from_nothing_to_a_report(simulator, tmp_path, monkeyp
     np.testing.assert_array_equal(load(out, "dev_language").image, dev.image)
 
     closed = tmp_path / "success.jsonl"
-    success.run(out, closed, ("adam",), workers=1, episodes=1)
+    success.run(out, closed, ("adam",), ("none",), workers=1, episodes=1)
     lines = [json.loads(line) for line in closed.read_text().splitlines()]
     assert len({line["task"] for line in lines}) == 6 and {len(line["outcomes"]) for line in lines} == {1}
-    success.run(out, closed, ("adam",), workers=1, episodes=1)
+    success.run(out, closed, ("adam",), ("none",), workers=1, episodes=1)
     assert len(closed.read_text().splitlines()) == len(lines)
 
     report.write(results, closed, tmp_path)
@@ -64,7 +55,27 @@ def test_the_smoke_profile_from_nothing_to_a_report(simulator, tmp_path, monkeyp
 
 
 def test_what_cannot_be_run_is_named(tmp_path):
+    def closed_loop(name, shift="none", episodes=1):
+        success.run(tmp_path, tmp_path / "success.jsonl", (name,), (shift,), workers=1, episodes=episodes)
+
     with pytest.raises(FileNotFoundError, match="maps-vla pretrain --seed 7"):
         study.weights_path(7)
     with pytest.raises(FileNotFoundError, match="no weights of adam"):
-        success.run(tmp_path, tmp_path / "success.jsonl", ("adam",), workers=1, episodes=1)
+        closed_loop("adam")
+    with pytest.raises(ValueError, match="the plan has no point 'dance'"):
+        closed_loop("dance")
+    with pytest.raises(ValueError, match="unknown shift 'dark'"):
+        closed_loop("adam", "dark")
+    with pytest.raises(ValueError, match="episodes is 0"):
+        closed_loop("adam", episodes=0)
+    with pytest.raises(ValueError, match="no method has 'dance' in its name; there are adam"):
+        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, "dance")
+    (tmp_path / "results.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="results.jsonl:1 is not JSON"):
+        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, "")
+
+
+def test_data_of_another_size_are_not_used(tmp_path):
+    (tmp_path / "demonstrations").mkdir()
+    with pytest.raises(ValueError, match="holds data of sizes None, not .* give another --out"):
+        prepare(tmp_path, DataSizes(), workers=1)

@@ -1,6 +1,5 @@
 """The simulator side: environments, looks, experts. Needs a library that renders without a screen."""
 
-import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from octo_integration.data.collect.shifts import (
 )
 from octo_integration.data.collect.shifts import hue_name as name_of_hue
 from octo_integration.data.collect.tasks import TASKS, get_task
+from tests.octo_integration.simulator import simulated
 
 # Before anything imports mujoco.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -36,11 +36,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 
 @pytest.fixture(scope="module")
 def push() -> Iterator[MetaWorldEnv]:
-    with contextlib.ExitStack() as stack:
-        try:
-            env = stack.enter_context(isolated_env("push"))
-        except ImportError as error:
-            pytest.skip(f"no simulator here: {error}")
+    with simulated("push") as env:
         yield env
 
 
@@ -163,24 +159,16 @@ def test_layouts_do_not_overlap(push: MetaWorldEnv) -> None:
 
 
 def test_words_alone_tell_the_faucets_apart() -> None:
-    with contextlib.ExitStack() as stack:
-        try:
-            scenes = [stack.enter_context(isolated_env(task)) for task in ("faucet-open", "faucet-close")]
-        except ImportError as error:
-            pytest.skip(f"no simulator here: {error}")
+    with simulated("faucet-open") as one, simulated("faucet-close") as other:
         for seed in range(2):  # after the first, Meta-World alone would show where the faucet was before
-            opened, closed = (env.reset(seed)["image_primary"] for env in scenes)
+            opened, closed = (env.reset(seed)["image_primary"] for env in (one, other))
             np.testing.assert_array_equal(opened, closed)
-        assert scenes[0].instruction != scenes[1].instruction
+        assert one.instruction != other.instruction
 
 
 @pytest.fixture(scope="module")
 def point() -> Iterator[MetaWorldEnv]:
-    with contextlib.ExitStack() as stack:
-        try:
-            env = stack.enter_context(isolated_env("point"))
-        except ImportError as error:
-            pytest.skip(f"no simulator here: {error}")
+    with simulated("point") as env:
         yield env
 
 

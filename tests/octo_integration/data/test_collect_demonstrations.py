@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from octo_integration.data import DataConfig, compute_statistics
 from octo_integration.data.collect import CollectConfig, collect, demonstrations, frames, render_frames, writer
 from octo_integration.data.collect.goals import KNOWN_PAIRS, NEW_PAIRS
-from octo_integration.data.collect.isolated import isolated_env
 from octo_integration.data.collect.tasks import TASKS
+from tests.octo_integration.simulator import simulated
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -28,11 +28,8 @@ SPLITS = ("train", "heldout", *(f"heldout_{shift}" for shift in SHIPPED_SHIFTS))
 
 @pytest.fixture(scope="module", autouse=True)
 def simulator() -> None:
-    try:
-        with isolated_env("handle-press", image_size=8):
-            pass
-    except ImportError as error:
-        pytest.skip(f"no simulator here: {error}")
+    with simulated("handle-press", image_size=8):
+        pass
 
 
 def small(out: Path, **changes: Any) -> CollectConfig:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octo_integration.data.collect.env import MetaWorldEnv, seed_of
-from octo_integration.data.collect.isolated import isolated_env
 from octo_integration.data.collect.shifts import Shift
 from octo_integration.data.collect.tasks import TASKS
 from octo_integration.evaluate import rollout as module
 from octo_integration.evaluate.rollout import rollout, wilson_interval
+from tests.octo_integration.simulator import simulated
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -195,11 +195,7 @@ def expert(twin: MetaWorldEnv) -> Any:
 
 def test_expert_succeeds_in_the_simulator_and_is_filmed(tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v3")
-    with contextlib.ExitStack() as stack:
-        try:
-            twin = stack.enter_context(isolated_env("handle-press"))
-        except ImportError as error:
-            pytest.skip(f"no simulator here: {error}")
+    with simulated("handle-press") as twin:
         twin.reset(seed_of(0, "handle-press", "rollout", 0))
         (result,) = rollout(
             expert(twin),

@@ -132,6 +132,7 @@ def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
         "no objective": (dict(model="octo_small"), "'octo_small' lacks dinov2, siglip or words"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
+        "size": (dict(model="tiny"), "have 16 pixels, model 'tiny' sees 64; render them with --image-size 64"),
     }.values():
         with pytest.raises(ValueError, match=message):
             pretrain(dataclasses.replace(small, **change))
