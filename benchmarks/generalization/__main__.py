@@ -1,6 +1,6 @@
 """The study, in parts.
 
-python -m benchmarks.generalization run                  # or resume; --profile rates, smoke
+python -m benchmarks.generalization run                  # or resume; --profile one_tower, small, rates, smoke
 python -m benchmarks.generalization success              # closed loop, of methods that `run` kept
 python -m benchmarks.generalization report               # tables and figures from the results
 """
@@ -17,18 +17,19 @@ from benchmarks.generalization import report, study, success
 from octo_integration.cli import USER_ERRORS
 
 HERE = Path(__file__).parent
+Profiles = Literal["default", "one_tower", "small", "rates", "smoke"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Fine-tunes by every method that is missing in the results, over processes; the same command goes on."""
 
-    profile: Literal["default", "rates", "smoke"] = "default"
-    """default, rates (the choice of the learning rate, on dev alone) or smoke."""
+    profile: Profiles = "default"
+    """default; one_tower (of CLIP's kind); small (that model, on a GPU); rates (to choose by, on dev); or smoke."""
     out: Path = Path("runs/generalization")
     """Demonstrations, probe frames and fine-tuned weights."""
     results: Path | None = None
-    """JSON lines; default: results.jsonl beside this file (rates.jsonl; of smoke: in out)."""
+    """JSON lines; default: those of the profile, beside this file (of smoke: in out)."""
     workers: int = os.cpu_count() or 1
     """Processes of one thread each; SIGTERM and Ctrl-C finish the runs under way and exit with 143 or 130."""
     only: str = ""
@@ -39,6 +40,8 @@ class Run:
 class Success:
     """Lets the fine-tuned policies act in Meta-World."""
 
+    profile: Profiles = "default"
+    """As of run."""
     out: Path = Path("runs/generalization")
     """As of run."""
     results: Path = HERE / "success.jsonl"
@@ -75,11 +78,12 @@ Command = (
 def main(command: Run | Success | Report) -> None:
     """Runs one part."""
     if isinstance(command, Run):
-        defaults = {"default": HERE / "results.jsonl", "rates": HERE / "rates.jsonl"}
-        results = command.results or defaults.get(command.profile, command.out / "results.jsonl")
+        beside = study.PROFILES[command.profile].results
+        results = command.results or (HERE / beside if beside else command.out / "results.jsonl")
         study.run(command.profile, command.out, results, command.workers, command.only)
     elif isinstance(command, Success):
         success.run(
+            command.profile,
             command.out,
             command.results,
             command.methods,

@@ -27,11 +27,12 @@ PROBE_SEED = 1000  # frames that pretraining, which has seed 0, never saw
 
 @dataclasses.dataclass(frozen=True)
 class DataSizes:
-    """How much is collected: training and held-out episodes per task, and frames for the probes."""
+    """How much is collected: training and held-out episodes per task, frames for the probes, and pixels of an image."""
 
     train: int = 20
     heldout: int = 6
     frames: int = 1600
+    image_size: int = 64
 
 
 class Windows(NamedTuple):
@@ -71,6 +72,7 @@ def collect_config(out: Path, sizes: DataSizes, workers: int) -> CollectConfig:
         zero_shot=ZERO_SHOT,
         layouts="restricted",
         workers=workers,
+        image_size=sizes.image_size,
     )
 
 
@@ -93,7 +95,7 @@ def prepare(out: Path, sizes: DataSizes, workers: int) -> None:
     if not demos.exists():
         collect(collect_config(demos, sizes, workers))
     if not frames.exists():
-        render_frames(frames, count=sizes.frames, seed=PROBE_SEED, workers=workers)
+        render_frames(frames, count=sizes.frames, image_size=sizes.image_size, seed=PROBE_SEED, workers=workers)
     names = splits(collect_config(demos, sizes, workers))
     if not all(_path(out, name).exists() for name in names):
         _write_windows(out, names)

@@ -11,7 +11,7 @@ import numpy as np
 
 import maps_optax as mx
 from benchmarks.generalization.data import Windows, conditions, load, load_frames, take
-from benchmarks.generalization.train import MODEL, Inputs, inputs_of, observe
+from benchmarks.generalization.train import SHARED, Inputs, inputs_of, observe
 from octo_integration.data.frames_reader import Frames
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_words
@@ -41,10 +41,14 @@ class Held:
             kept = take(split, np.arange(0, len(split.text), STRIDE))
             self.windows[condition], self.inputs[condition] = kept, inputs_of(kept, blind)
 
-    def errors(self, params: Tree) -> Errors:
-        """condition -> task -> mean |predicted − demonstrated| of each episode, over real normalised actions."""
+    def errors(self, model: str, params: Tree) -> Errors:
+        """condition -> task -> mean |predicted − demonstrated| of each episode, over real normalised actions.
+
+        Args:
+          model: name of a configuration; params: of it, without adapters.
+        """
         return {
-            condition: per_episode(windows, np.abs(predict(params, self.inputs[condition]) - windows.action))
+            condition: per_episode(windows, np.abs(predict(model, params, self.inputs[condition]) - windows.action))
             for condition, windows in self.windows.items()
         }
 
@@ -79,9 +83,9 @@ def per_episode(windows: Windows, error: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def predict(params: Tree, inputs: Inputs) -> np.ndarray:
+def predict(model: str, params: Tree, inputs: Inputs) -> np.ndarray:
     """f32[N, chunk, A], normalised; inputs on the host. Always ROWS at once, so that it compiles once."""
-    count, run = len(inputs.text), forward()
+    count, run = len(inputs.text), forward(model)
     index = np.minimum(np.arange(-(-count // ROWS) * ROWS), count - 1).reshape(-1, ROWS)
     return np.concatenate([np.asarray(run(params, _rows(inputs, rows))) for rows in index])[:count]
 
@@ -92,9 +96,9 @@ def _rows(inputs: Inputs, rows: np.ndarray) -> Inputs:
 
 
 @functools.cache
-def forward() -> Any:
+def forward(name: str) -> Any:
     """(params without adapters, inputs of B windows) -> f32[B, chunk, A], normalised; jitted."""
-    model = VLA(CONFIGS[MODEL])
+    model = VLA(CONFIGS[name])
 
     @jax.jit
     def run(params: Tree, inputs: Inputs) -> Any:
@@ -127,15 +131,14 @@ class Probes:
     def __init__(self, out: Path) -> None:
         """Reads the probe frames, which pretraining never saw: one half fits the linear probes, the other is asked."""
         frames = load_frames(out).take(slice(0, None, EVERY))
-        half, words = len(frames) // 2, load_words(CONFIGS[MODEL].tokenizer)
+        half, words = len(frames) // 2, load_words(SHARED.tokenizer)
         parts = frames.take(slice(half)), frames.take(slice(half, None))
         self._fitted, self._asked = (Corpus(part, PretrainConfig.text_length, words) for part in parts)
 
-    def measure(self, params: Tree) -> Mapping[str, float]:
+    def measure(self, model: str, params: Tree) -> Mapping[str, float]:
         """Localisation in centimetres and perplexity of answers, as `pretrain_probes.retention`."""
 
         def batches(part: Frames, kind: str, index: np.ndarray) -> Batch:
             return (self._fitted if part is self._fitted.frames else self._asked).batch(index, kind)
 
-        vla = VLA(CONFIGS[MODEL])
-        return retention(vla, params, self._fitted.frames, self._asked.frames, batches)
+        return retention(VLA(CONFIGS[model]), params, self._fitted.frames, self._asked.frames, batches)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.generalization import matching, tables
+from benchmarks.generalization import matching, questions, tables
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.statistics import Estimate, Record
 
@@ -207,7 +207,7 @@ def drift(records: Sequence[Record], path: Path) -> bool:
 
 def schedules(records: Sequence[Record], path: Path) -> bool:
     """Schedules against Adam where training is longer or shorter, or has fewer demonstrations."""
-    regimes = tables.regimes(records)
+    regimes = questions.regimes(records)
     sizes = {(r["steps"], r["demos"]) for r in records if r["group"] == "main" and r["method"] == st.REFERENCE}
     if not regimes or not sizes:
         return False
@@ -236,14 +236,14 @@ def schedules(records: Sequence[Record], path: Path) -> bool:
 def _draw_regimes(
     panel: Any, records: Sequence[Record], found: Mapping[int, Mapping[str, str]], conditions: Sequence[str]
 ) -> None:
-    shared = {r["x"] for r in records if r["group"] in ("schedule-length", "schedule-demos") and r["x"] is not None}
-    names = tables.ordered({s for methods in found.values() for s in methods} - {st.REFERENCE})
-    lines = [(s, x) for s in names for x in sorted(shared)]
+    shared = {(s, x) for s, x in questions.shared_points(records) if x is not None}
+    names = tables.ordered(s for s, _ in shared)
+    lines = [(s, x) for s in names for x in sorted(x for t, x in shared if t == s)]
     places = sorted(found)
     panel.axhline(0, color="black", lw=0.8)
     for i, (schedule, x) in enumerate(lines):
         colour, marker = style(schedule)
-        solid = x == max(shared)
+        solid = x == max(x for _, x in shared)
         rows: list[tuple[float, Estimate]] = []
         for place, size in enumerate(places):
             methods = found[size]

@@ -13,6 +13,7 @@ Start = Literal["pretrained", "random"]
 Adaptive = Literal["hypergradient", "drift_budget"]
 
 VISION = ("dinov2", "siglip")
+CLIP = "one tower"
 LAMBDAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
 ALPHAS = (0.25, 0.5, 0.75, 0.9)
 
@@ -51,7 +52,8 @@ class Point:
       weight_decay, lr: of AdamW; None: the study's learning rate.
       frozen: modules that do not move.
       lora: rank of adapters, 0 for none; lora_spd: how λ acts on them, "" for not at all.
-      start: weights before fine-tuning; blind: images are black, in training and evaluation.
+      model: of `octo_integration.model.sizes`; start: its weights before fine-tuning.
+      blind: images are black, in training and evaluation.
       steps, demos: None: the study's steps and all demonstrations.
       derived: further points from the same run.
     """
@@ -75,6 +77,7 @@ class Point:
     frozen: tuple[str, ...] = ()
     lora: int = 0
     lora_spd: Literal["", "product", "init", "zero"] = ""
+    model: str = "tiny"
     start: Start = "pretrained"
     blind: bool = False
     steps: int | None = None
@@ -154,7 +157,7 @@ BOUNDARIES = [
 
 
 def _regime(group: str, suffix: str, **options: object) -> list[Point]:
-    """Adam, MAPS, and uniform λ at MAPS' λ_max and near its mean, where training is longer, shorter or has less data."""
+    """Adam, MAPS, uniform λ of MAPS' λ_max and near its mean: in other lengths of training, or fewer demonstrations."""
     return [
         Point(f"adam-{suffix}", f"Adam, {suffix}", group=group, **options),  # type: ignore[arg-type]
         *held(f"linear-{suffix}", f"linear, {suffix}", (2.0,), group=group, **options),
@@ -166,6 +169,12 @@ REGIMES = [
     *_regime("schedule-demos", "5 demos", demos=5),
     *_regime("schedule-length", "a third of the steps", steps=130),
     *_regime("schedule-length", "twice the steps", steps=800),
+]
+ONE_TOWER = [
+    Point(f"adam-{CLIP}", "Adam", model="tiny_clip", group="one tower"),
+    Point(f"frozen-{CLIP}", "tower frozen", model="tiny_clip", group="one tower", frozen=("clip",)),
+    *held(f"linear-{CLIP}", "MAPS, linear", (1.0, 2.0), group="one tower", model="tiny_clip"),
+    *held(f"uniform-{CLIP}", "uniform SPD", (1.0, 2.0), group="one tower", model="tiny_clip", schedule="constant"),
 ]
 # What answers most, in the order in which it is run.
 FIRST = (
@@ -189,4 +198,10 @@ PLAN = sorted(
     [*BASELINES, *CONTROLS, *MAPS, *REGIMES, *ADAPTIVE, *LORA, *VARIANTS, *BOUNDARIES],
     key=lambda point: FIRST.index(point.name) if point.name in FIRST else len(FIRST),
 )
+# The main comparison again, with the model for GPUs.
+SMALL = [
+    dataclasses.replace(point, model="small")
+    for point in PLAN
+    if point.name in FIRST or point.name in ("linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
+]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

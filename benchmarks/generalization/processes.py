@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 HERE = Path(__file__).parent
 # One thread per process, and glibc's heap kept between steps: fresh pages for every step's buffers are dear.
-ENVIRONMENT = {
+CPU = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "MALLOC_ARENA_MAX": "1",
@@ -31,21 +31,32 @@ ENVIRONMENT = {
 }
 
 
+# Processes that share one accelerator take memory as they need it.
+GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
 def write_lines(
-    function: Callable[[Job], list[Record]], jobs: Sequence[Job], path: Path, *, workers: int, label: str
+    function: Callable[[Job], list[Record]],
+    jobs: Sequence[Job],
+    path: Path,
+    *,
+    workers: int,
+    label: str,
+    environment: Mapping[str, str],
 ) -> None:
     """Appends the records of function(job), for every job, to a file of JSON lines, with commit and machine.
 
     A job starts when a process is free for it. After SIGTERM or Ctrl-C those under way are finished and written.
 
     Args:
-      function: importable; it runs in a process of its own, under ENVIRONMENT.
+      function: importable; it runs in a process of its own.
+      environment: variables of the processes.
 
     Raises:
       ChildProcessError: a process died. Whatever `function` raises, after the jobs under way.
       SystemExit: stopped by a signal.
     """
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment)
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = {"commit": _commit(), "machine": _machine()}
     waiting = list(reversed(jobs))

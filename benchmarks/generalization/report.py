@@ -1,16 +1,38 @@
 """Tables and figures of the study, from its lines of JSON."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.generalization import figures, statistics, tables
+from benchmarks.generalization import figures, questions, statistics, tables
+from benchmarks.generalization.statistics import Criterion, Record, balanced
 
 
 def write(results: Path, success: Path, out: Path) -> None:
     """Prints the tables, writes them to out/tables.md, and draws the figures beside it."""
     records = statistics.read(results)
     points = statistics.read_success(success) if success.exists() else []
-    text = tables.report(records, points)
-    (out / "tables.md").write_text(text + "\n")
+    text = report(records, points)
+    (out / "tables.md").write_text(text)
     print(text)
     for path in figures.draw_all(records, out, points):
         print(path)
+
+
+def report(records: Sequence[Record], success: Sequence[Record] = (), criterion: Criterion = balanced) -> str:
+    """Every table that there are runs for, under its heading."""
+    parts = {
+        "Test error": tables.main(records, criterion),
+        "Differences to Adam": tables.factors(records, criterion),
+        "Along the paths": tables.paths(records),
+        "At matched strength": tables.matched_strength(records),
+        "At matched ID error": tables.matched_id(records),
+        "Drift and what is forgotten": tables.drift(records, criterion),
+        "Success": tables.success_rates(success),
+        "Schedules, training length, demonstrations": questions.schedules(records),
+        "Linear against uniform λ": questions.linear_against_uniform(records),
+        "Boundaries of modules": questions.boundaries(records),
+        "One tower": questions.one_tower(records),
+        "Adaptive λ": questions.adaptive(records, criterion),
+        "LoRA": questions.lora(records),
+    }
+    return "\n\n".join(f"## {heading}\n\n{table}" for heading, table in parts.items() if table) + "\n"

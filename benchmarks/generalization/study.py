@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.generalization import methods, statistics
 from benchmarks.generalization.data import PARTS, DataSizes, prepare
 from benchmarks.generalization.methods import Derived, Point
-from benchmarks.generalization.processes import HERE, Record, write_lines
+from benchmarks.generalization.processes import CPU, GPU, HERE, Record, write_lines
+from octo_integration.model.sizes import CONFIGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Profile:
       pairs: (pretrained model, seed) that every point is run with.
       steps, lr: of fine-tuning, where a point has none of its own.
       data: how much is collected.
+      results: the file of JSON lines beside this one; None: in the run's own directory.
       parts: what is measured: dev, to choose by, and test.
+      gpu: processes share the accelerator; otherwise each has one CPU thread.
     """
 
     points: tuple[Point, ...]
@@ -31,15 +34,18 @@ class Profile:
     steps: int
     lr: float
     data: DataSizes
+    results: str | None
     parts: tuple[str, ...] = PARTS
+    gpu: bool = False
 
 
+PAIRS = ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2))
 PROFILES: Mapping[str, Profile] = {
-    "default": Profile(
-        tuple(methods.PLAN), ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2)), steps=400, lr=1e-3, data=DataSizes()
-    ),
-    "rates": Profile(tuple(methods.RATES), ((0, 0), (1, 3)), steps=400, lr=1e-3, data=DataSizes(), parts=("dev",)),
-    "smoke": Profile(tuple(methods.SMOKE), ((0, 0),), steps=10, lr=1e-3, data=DataSizes(1, 1, 256)),
+    "default": Profile(tuple(methods.PLAN), PAIRS, 400, 1e-3, DataSizes(), "results.jsonl"),
+    "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), "results.jsonl"),
+    "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small.jsonl", gpu=True),
+    "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates.jsonl", parts=("dev",)),
+    "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
 }
 
 
@@ -82,18 +88,19 @@ def run(profile: str, out: Path, results: Path, workers: int, only: str) -> None
     if not chosen:
         names = dict.fromkeys(point.method for point in size.points)
         raise ValueError(f"no method has {only!r} in its name; there are {', '.join(names)}.")
-    for pretrained in {p for p, _ in size.pairs}:
-        weights_path(pretrained)
+    for model, pretrained in sorted({(point.model, p) for point in chosen for p, _ in size.pairs}):
+        weights_path(model, pretrained)
     done = {record["key"] for record in statistics.read(results)} if results.exists() else set()
     prepare(out, size.data, workers)
     jobs = [Job(point, *pair, profile, out) for point in chosen for pair in size.pairs]
-    untrained = [Job(Point("pretrained", "before fine-tuning"), p, 0, profile, out) for p in (0, 1) if not only]
+    before = Point("pretrained", "before fine-tuning", model=size.points[0].model)
+    untrained = [Job(before, p, 0, profile, out) for p in (0, 1) if not only]
     missing = [job for job in (*untrained, *jobs) if job.key not in done]
-    write_lines(execute, missing, results, workers=workers, label="study")
+    write_lines(execute, missing, results, workers=workers, label="study", environment=GPU if size.gpu else CPU)
 
 
-def weights_path(pretrained: int) -> Path:
-    """The weights of a pretraining: 0 are the shipped ones.
+def weights_path(model: str, pretrained: int) -> Path:
+    """The weights of a pretraining; the first of `tiny` are the shipped ones.
 
     Raises:
       FileNotFoundError: they are not there.
@@ -101,9 +108,14 @@ def weights_path(pretrained: int) -> Path:
     import octo_integration
 
     shipped = Path(octo_integration.__file__).parent / "assets" / "tiny.safetensors"
-    path = shipped if pretrained == 0 else HERE / "pretrained" / f"seed{pretrained}.safetensors"
+    own = HERE / "pretrained" / f"{model}-seed{pretrained}.safetensors"
+    path = shipped if (model, pretrained) == ("tiny", 0) else own
     if not path.is_file():
-        raise FileNotFoundError(f"there are no weights {path}; make them with maps-vla pretrain --seed {pretrained}.")
+        size = CONFIGS[model].image_size
+        raise FileNotFoundError(
+            f"there are no weights {path}; make them with maps-vla collect-frames --image-size {size} and "
+            f"maps-vla pretrain --model {model} --words tiny --seed {pretrained}, and copy them there."
+        )
     return path
 
 

@@ -14,28 +14,30 @@ import numpy as np
 from benchmarks.generalization import statistics
 from benchmarks.generalization.data import STUDY_TASKS
 from benchmarks.generalization.evaluate import forward
-from benchmarks.generalization.methods import PLAN
-from benchmarks.generalization.processes import Record, write_lines
-from benchmarks.generalization.train import PLAIN, Inputs, text_tokens
+from benchmarks.generalization.methods import Point
+from benchmarks.generalization.processes import CPU, Record, write_lines
+from benchmarks.generalization.study import PROFILES
+from benchmarks.generalization.train import Inputs, Program, text_tokens
 from benchmarks.generalization.worker import KEPT, initial
 from octo_integration.data import Statistics
 from octo_integration.data.collect.env import seed_of
 from octo_integration.data.collect.parallel import environment
 from octo_integration.data.collect.shifts import draw_shift
 from octo_integration.evaluate.rollout import run_episode
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.weights.store import load_params
 
 Tree = Any
 
 MAX_STEPS, EXECUTE = 80, 4
 SEED = 5000
-LABELS = {point.name: point.label for point in PLAN}
 
 
 class Job(NamedTuple):
     """All episodes of one fine-tuned model on one task."""
 
     weights: Path
+    point: Point
     out: Path
     task: str
     shifts: tuple[str, ...]
@@ -43,12 +45,19 @@ class Job(NamedTuple):
 
 
 def run(
-    out: Path, results: Path, methods: Sequence[str], shifts: tuple[str, ...], *, workers: int, episodes: int
+    profile: str,
+    out: Path,
+    results: Path,
+    methods: Sequence[str],
+    shifts: tuple[str, ...],
+    *,
+    workers: int,
+    episodes: int,
 ) -> None:
     """Runs what is missing in `results`, one JSON line per weights, shift and task.
 
     Args:
-      out: of `study.run`.
+      profile, out: of `study.run`.
       methods: names of points of the plan, such as "linear/lambda=2".
       shifts: names from `octo_integration.data.collect.shifts`.
       episodes: per task, shift and weights.
@@ -62,21 +71,23 @@ def run(
         raise ValueError(f"episodes is {episodes}; give at least 1.")
     for shift in shifts:
         draw_shift(shift, SEED)
-    files = [file for name in methods for file in _weights(out, name)]
+    points = {point.name: point for point in PROFILES[profile].points}
+    for name in methods:
+        if name not in points:
+            raise ValueError(f"the plan has no point {name!r}; there are {', '.join(points)}.")
+    files = [(file, points[name]) for name in methods for file in _weights(out, name)]
     lines = statistics.read(results, statistics.SUCCESS_FIELDS) if results.exists() else []
     enough = {(r["key"], r["task"], r["shift"]) for r in lines if len(r["outcomes"]) >= episodes}
     jobs = [
-        Job(file, out, task, shifts, episodes)
+        Job(file, point, out, task, shifts, episodes)
         for task in STUDY_TASKS
-        for file in files
+        for file, point in files
         if not {(_key(file), task, shift) for shift in shifts} <= enough
     ]
-    write_lines(execute, jobs, results, workers=workers, label="success")
+    write_lines(execute, jobs, results, workers=workers, label="success", environment=CPU)
 
 
 def _weights(out: Path, name: str) -> list[Path]:
-    if name not in LABELS:
-        raise ValueError(f"the plan has no point {name!r}; there are {', '.join(LABELS)}.")
     found = sorted((out / "weights").glob(f"{name.replace('/', '--')}--p*--s*.safetensors"))
     if not found:
         raise FileNotFoundError(
@@ -91,18 +102,18 @@ def _key(weights: Path) -> str:
 
 def execute(job: Job) -> list[Record]:
     """One record per shift; runs in a worker."""
-    name, pretrain, seed = _key(job.weights).rsplit("/", 2)
+    _, pretrain, seed = _key(job.weights).rsplit("/", 2)
     about: Record = {
         "key": _key(job.weights),
-        "method": name.split("/")[0],
-        "label": LABELS[name],
-        "x": float(name.split("=")[1]) if "=" in name else None,
+        "method": job.point.method,
+        "label": job.point.label,
+        "x": job.point.x,
         "pretrain": int(pretrain[1:]),
         "seed": int(seed[1:]),
         "task": job.task,
     }
-    env = environment(job.task, 64)
-    policy = StudyPolicy(_params(job.weights), job.out)
+    env = environment(job.task, CONFIGS[job.point.model].image_size)
+    policy = StudyPolicy(job.point.model, _params(job.weights, job.point.model), job.out)
     records = []
     for shift in job.shifts:
         outcomes = []
@@ -115,16 +126,16 @@ def execute(job: Job) -> list[Record]:
 
 
 @functools.lru_cache(maxsize=2)
-def _params(weights: Path) -> Tree:
-    return jax.device_put(load_params(weights, initial(PLAIN, None, 0)))
+def _params(weights: Path, model: str) -> Tree:
+    return jax.device_put(load_params(weights, initial(Program(model), None, 0)))
 
 
 class StudyPolicy:
     """The policy of `evaluate.rollout` that sees the image and the instruction, and not the robot's own state."""
 
-    def __init__(self, params: Tree, out: Path) -> None:
-        """params: of the model; out: of `study.run`, for the statistics of its actions."""
-        self._params = params
+    def __init__(self, model: str, params: Tree, out: Path) -> None:
+        """model: of `sizes.CONFIGS`; out: of `study.run`, for the statistics of its actions."""
+        self._model, self._params = model, params
         self._statistics = Statistics.from_json((out / "arrays" / "statistics.json").read_text())
 
     def reset(self) -> None:
@@ -137,5 +148,5 @@ class StudyPolicy:
         """f32[chunk, 4], in the simulator's units."""
         tokens, mask = text_tokens([instruction])
         inputs = Inputs(observation["image_primary"][None], tokens, mask, np.zeros(1, np.int32))
-        chunk = forward()(self._params, inputs)
+        chunk = forward(self._model)(self._params, inputs)
         return np.asarray(self._statistics.unnormalise_action(np.asarray(chunk[0])), np.float32)

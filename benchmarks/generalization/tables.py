@@ -20,24 +20,6 @@ BETTER = "**bold**: better than {0}, *italic*: worse (the 95 % interval of the p
 Row = Sequence[str]
 
 
-def report(records: Sequence[Record], success: Sequence[Record] = (), criterion: Criterion = st.balanced) -> str:
-    """Every table that there are runs for, under its heading."""
-    parts = {
-        "Test error": main(records, criterion),
-        "Differences to Adam": factors(records, criterion),
-        "Along the paths": paths(records),
-        "At matched strength": matched_strength(records),
-        "At matched ID error": matched_id(records),
-        "Drift and what is forgotten": drift(records, criterion),
-        "Success": success_rates(success),
-        "Schedules, training length, demonstrations": schedules(records),
-        "Boundaries of modules": boundaries(records),
-        "Adaptive λ": adaptive(records, criterion),
-        "LoRA": lora(records),
-    }
-    return "\n\n".join(f"## {heading}\n\n{table}" for heading, table in parts.items() if table) + "\n"
-
-
 # Which rows there are
 
 
@@ -119,20 +101,22 @@ def _words(criterion: Criterion) -> str:
     return words[0].lower() + words[1:]
 
 
-def _cell(p: Point, reference: Point, conditions: Sequence[str], part: str = "test") -> str:
+def cell(p: Point, reference: Point, conditions: Sequence[str], part: str = "test") -> str:
+    """The mean error, marked by its difference to that of another point."""
     found = st.mean(p, conditions, part)
     if found is None:
         return ""
     return marked(number(found.value), st.difference(p, reference, conditions, part) if p != reference else None)
 
 
-def _seen(records: Sequence[Record], part: str = "test") -> list[str]:
+def seen(records: Sequence[Record], part: str = "test") -> list[str]:
     """The conditions that something was measured under."""
     found = {c for r in records for c in r["l1"].get(part, {})}
     return [c for c in st.CONDITIONS if c in found]
 
 
-def _sets(measured: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def sets_of(measured: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """name -> conditions, for the sets of conditions that were measured whole."""
     sets = {"ID": st.ID, **st.KINDS}
     return {name: c for name, c in sets.items() if set(c) <= set(measured)}
 
@@ -142,13 +126,13 @@ def _sets(measured: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def main(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
     """Every method at its x chosen on dev, and the controls: test error under each condition."""
-    adam, conditions = st.point(records, st.REFERENCE), _seen(records)
+    adam, conditions = st.point(records, st.REFERENCE), seen(records)
     if not adam or not conditions:
         return ""
     rows = []
     for name, p in chosen(records, [*compared(records), *st.CONTROLS], criterion).items():
         runs = "–" if next(iter(p.values()))["method"] in st.DETERMINISTIC else str(len(p))
-        rows.append([name, runs, *(_cell(p, adam, (c,)) for c in conditions)])
+        rows.append([name, runs, *(cell(p, adam, (c,)) for c in conditions)])
     note = (
         f"Mean action L1 error on test, lower is better. {BETTER.format('Adam')}; one mark in twenty is chance, and a "
         "row is from the same runs, so chance marks whole rows. λ, α and the like are chosen on dev, by "
@@ -159,7 +143,7 @@ def main(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
 
 def factors(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
     """The paired difference to Adam under each condition, with its interval: looks, then layouts and words."""
-    adam, conditions = st.point(records, st.REFERENCE), _seen(records)
+    adam, conditions = st.point(records, st.REFERENCE), seen(records)
     if not adam:
         return ""
     points = chosen(records, [m for m in compared(records) if m != st.REFERENCE], criterion)
@@ -185,7 +169,7 @@ def factors(records: Sequence[Record], criterion: Criterion = st.balanced) -> st
 
 def paths(records: Sequence[Record]) -> str:
     """Every point of every path: ID error, OOD errors, mean λ."""
-    sets, adam = _sets(_seen(records)), st.point(records, st.REFERENCE)
+    sets, adam = sets_of(seen(records)), st.point(records, st.REFERENCE)
     rows = []
     for method in compared(records):
         axis = next(r.get("axis") for r in records if r["method"] == method)
@@ -199,7 +183,7 @@ def paths(records: Sequence[Record]) -> str:
                     label(p),
                     str(len(p)),
                     "" if strength is None else f"{strength:.2f}",
-                    *(_cell(p, adam, conditions) for conditions in sets.values()),
+                    *(cell(p, adam, conditions) for conditions in sets.values()),
                 ]
             )
     note = (
@@ -211,7 +195,7 @@ def paths(records: Sequence[Record]) -> str:
 
 def matched_strength(records: Sequence[Record], reference: str = "uniform") -> str:
     """Schedules against uniform λ, at equal λ_max and at equal mean λ."""
-    sets = _sets(_seen(records))
+    sets = sets_of(seen(records))
     rows = []
     for method in compared(records):
         axis = next(r.get("axis") for r in records if r["method"] == method)
@@ -240,7 +224,7 @@ def matched_strength(records: Sequence[Record], reference: str = "uniform") -> s
 def matched_id(records: Sequence[Record], references: Sequence[str] = (st.REFERENCE, "uniform")) -> str:
     """Every path against Adam's point and against uniform's path, at matched ID error."""
     rows = []
-    kinds = {name: c for name, c in _sets(_seen(records)).items() if name != "ID"}
+    kinds = {name: c for name, c in sets_of(seen(records)).items() if name != "ID"}
     present = compared(records)
     for reference in [m for m in references if m in present]:
         versus = st.point(records, reference, st.values(records, reference)[0])
@@ -352,106 +336,3 @@ def success_rates(points: Sequence[Record]) -> str:
         "nothing is marked that one run says."
     )
     return markdown(["method", "runs", "episodes a cell", *map(title, shifts)], rows, note)
-
-
-# The paper's open questions
-
-
-def schedule_of(method: str) -> str:
-    """The schedule that a method of a regime ("linear-5 demos") or of the main comparison ("linear") has."""
-    return method.split("-")[0]
-
-
-def regimes(records: Sequence[Record]) -> dict[tuple[int, int], dict[str, str]]:
-    """(steps, demonstrations) -> schedule -> method; Adam and the schedules that are there in more than one regime."""
-    found: dict[tuple[int, int], dict[str, str]] = {}
-    groups = ("schedule-length", "schedule-demos")
-    schedules = {schedule_of(r["method"]) for r in records if r["group"] in groups}
-    for r in records:
-        plain = r["group"] == "main" and r["method"] in schedules
-        if r["group"] in groups or plain:
-            found.setdefault((r["steps"], r["demos"]), {})[schedule_of(r["method"])] = r["method"]
-    return dict(sorted(found.items())) if len(found) > 1 else {}
-
-
-def schedules(records: Sequence[Record]) -> str:
-    """Schedules x training length x demonstrations: differences to Adam trained as long, on as many."""
-    sets = _sets(_seen(records))
-    rows = []
-    found = regimes(records)
-    shared = {r["x"] for r in records if r["group"] in ("schedule-length", "schedule-demos")}
-    for (steps, demos), methods in found.items():
-        if st.REFERENCE not in methods:
-            continue
-        adam = st.point(records, methods[st.REFERENCE])
-        for schedule in ordered(methods):
-            for x in st.values(records, methods[schedule]):
-                if x is None or x in shared:
-                    p = st.point(records, methods[schedule], x)
-                    name = "Adam" if schedule == st.REFERENCE else f"{schedule}, λ {x:g}"
-                    cells = [_cell(p, adam, c) for c in sets.values()]
-                    paired = [interval(st.difference(p, adam, c, "test")) if p != adam else "" for c in _ood(sets)]
-                    rows.append([str(steps), str(demos), name, str(len(p)), *cells, *paired])
-    note = f"Test error, and its difference to Adam after as many steps on as much data. {BETTER.format('Adam')}."
-    header = ["steps", "demos", "method", "runs", *sets, *(f"{n} − Adam" for n in sets if n != "ID")]
-    return markdown(header, rows, note)
-
-
-def _ood(sets: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
-    return [c for name, c in sets.items() if name != "ID"]
-
-
-def _against(records: Sequence[Record], points: Iterable[Point], reference: Point, note: str) -> str:
-    """Rows of errors and differences to one point."""
-    sets = _sets(_seen(records))
-    rows = []
-    for p in points:
-        strength = matching.mean_strength(p)
-        paired = [interval(st.difference(p, reference, c, "test")) if p != reference else "" for c in sets.values()]
-        errors = [number(e.value) if (e := st.mean(p, c, "test")) else "" for c in sets.values()]
-        rows.append([label(p), str(len(p)), "" if strength is None else f"{strength:.2f}", *errors, *paired])
-    header = ["point", "runs", "mean λ", *sets, *(f"{name}, difference" for name in sets)]
-    return markdown(header, rows, f"{note} {BETTER.format(label(reference))}.") if rows else ""
-
-
-def _group(records: Sequence[Record], *groups: str) -> list[Point]:
-    methods = ordered(r["method"] for r in records if r["group"] in groups)
-    return [st.point(records, m, x) for m in methods for x in st.values(records, m)]
-
-
-def boundaries(records: Sequence[Record]) -> str:
-    """Other boundaries and orders of modules against MAPS as published, at the same λ_max."""
-    shifted = _group(records, "boundaries", "towers")
-    maximum = next((x for p in shifted for r in p.values() if (x := r["x"]) is not None), None)
-    linear = st.point(records, "linear", maximum)
-    if not shifted or not linear:
-        return ""
-    orders = [st.point(records, m, maximum) for m in ("reversed", "shuffled")]
-    note = "Test error with the layers in other places of the stack, and its difference to MAPS as published."
-    return _against(records, [linear, *shifted, *(p for p in orders if p)], linear, note)
-
-
-def adaptive(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
-    """λ moved by a rule against the best fixed ones, which are chosen on dev."""
-    rules = _group(records, "adaptive")
-    fixed = [st.point(records, m, st.select(records, m, criterion)) for m in ("uniform", "linear") if _has(records, m)]
-    if not rules or not fixed:
-        return ""
-    note = "Test error of λ moved by a rule, untuned, and its difference to the fixed λ that dev chooses."
-    return _against(records, [*fixed, *rules], fixed[0], note)
-
-
-def lora(records: Sequence[Record]) -> str:
-    """Ways for λ to act on adapters, against plain LoRA of the same rank (the largest there is)."""
-    treatments = _group(records, "lora")
-    ranks = [x for x in st.values(records, "lora") if x is not None]
-    if not treatments or not ranks:
-        return ""
-    plain = st.point(records, "lora", max(ranks))
-    adam = st.point(records, st.REFERENCE)
-    note = "Test error of LoRA with SPD, and its difference to LoRA without."
-    return _against(records, [p for p in (adam, plain) if p] + treatments, plain, note)
-
-
-def _has(records: Sequence[Record], method: str) -> bool:
-    return any(r["method"] == method for r in records)

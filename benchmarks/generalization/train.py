@@ -29,7 +29,7 @@ from octo_integration.train.step import decay_mask
 Tree = Any
 Array = jax.Array | np.ndarray
 
-MODEL = "tiny"
+SHARED = CONFIGS["tiny"]  # its words, length of instructions and robot state are those of every model of the study
 BATCH_SIZE = 16
 CHUNK_OF_STEPS = 10
 WARMUP = 0.1  # share of the steps
@@ -76,8 +76,9 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What changes the compiled program: the adapters, how λ acts on them, the criterion, the adaptive rule."""
+    """What changes the compiled program: model, adapters, how λ acts on them, the criterion, the adaptive rule."""
 
+    model: str = "tiny"
     lora: int = 0
     lora_spd: str = ""
     criterion: str = "gradient"
@@ -86,17 +87,15 @@ class Program:
     budget: float = 0.0
 
 
-PLAIN = Program()
-
-
 def program_of(point: Point) -> Program:
     """The program that runs a point."""
-    return Program(point.lora, point.lora_spd, point.criterion, point.adaptive, point.rate, point.budget)
+    return Program(point.model, point.lora, point.lora_spd, point.criterion, point.adaptive, point.rate, point.budget)
 
 
 def model_config(program: Program) -> VLAConfig:
-    """`tiny`, with adapters where the program has them."""
-    return dataclasses.replace(CONFIGS[MODEL], lora=LoraConfig(rank=program.lora, alpha=float(2 * program.lora)))
+    """The model, with adapters where the program has them."""
+    adapters = LoraConfig(rank=program.lora, alpha=float(2 * program.lora))
+    return dataclasses.replace(CONFIGS[program.model], lora=adapters)
 
 
 def inputs_of(windows: Windows, blind: bool) -> Inputs:
@@ -113,8 +112,7 @@ def text_tokens(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _tokenizer() -> Tokenize:
-    config = CONFIGS[MODEL]
-    return load_tokenizer(config.tokenizer, config.instruction_length, config.prompt, config.language.vocabulary)
+    return load_tokenizer(SHARED.tokenizer, SHARED.instruction_length, SHARED.prompt, SHARED.language.vocabulary)
 
 
 def observe(inputs: Inputs, index: Array) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,7 +120,7 @@ def observe(inputs: Inputs, index: Array) -> tuple[dict[str, Any], dict[str, Any
     rows = index.shape[0]
     observation = {
         "image_primary": inputs.image[index][:, None],
-        "proprio": jnp.zeros((rows, 1, CONFIGS[MODEL].proprio_dim)),
+        "proprio": jnp.zeros((rows, 1, SHARED.proprio_dim)),
         "timestep_pad_mask": jnp.ones((rows, 1), bool),
         "pad_mask_dict": {"proprio": jnp.zeros((rows, 1), bool)},
     }

@@ -16,8 +16,6 @@ from benchmarks.generalization.processes import Record
 from benchmarks.generalization.strengths import mean_strength
 from benchmarks.generalization.study import Job, described
 from benchmarks.generalization.train import (
-    MODEL,
-    PLAIN,
     Inputs,
     Program,
     batches,
@@ -65,7 +63,7 @@ def run(job: Job) -> list[Record]:
 
 def pretrained(job: Job) -> list[Record]:
     """What the pretrained model knows before fine-tuning, and the best constant chunk."""
-    theta0 = initial(PLAIN, job.pretrain, job.seed)
+    theta0 = initial(program_of(job.point), job.pretrain, job.seed)
     record = described(job, job.point)
     constant = {
         **described(job, Point("constant", "best constant chunk")),
@@ -74,7 +72,12 @@ def pretrained(job: Job) -> list[Record]:
         "relative_drift": {},
         "probes": {},
     }
-    probes = {"l1": {}, "drift": {}, "relative_drift": {}, "probes": _rounded(_probes(job.out).measure(theta0))}
+    probes = {
+        "l1": {},
+        "drift": {},
+        "relative_drift": {},
+        "probes": _rounded(_probes(job.out).measure(job.point.model, theta0)),
+    }
     return [{**record, **probes}, constant]
 
 
@@ -91,10 +94,10 @@ def merge(derived: Derived, theta0: Tree, params: Tree) -> Tree:
 
 def initial(program: Program, pretrain: int | None, seed: int) -> Tree:
     """θ0: pretrained modules of `pretrain` (None: random ones), fresh modules and adapters of `seed`."""
-    params = _initialise(program)(jax.random.key(seed), *_template())["params"]
+    params = _initialise(program)(jax.random.key(seed), *_template(program))["params"]
     if pretrain is None:
         return params
-    loaded = load_params(study.weights_path(pretrain), base(params), fresh=FRESH)
+    loaded = load_params(study.weights_path(program.model, pretrain), base(params), fresh=FRESH)
     return jax.tree.map(jax.numpy.asarray, whole(loaded, adapters(params)))
 
 
@@ -103,8 +106,8 @@ def _initialise(program: Program) -> Any:
     return jax.jit(VLA(model_config(program)).init)
 
 
-def _template() -> Any:
-    config = CONFIGS[MODEL]
+def _template(program: Program) -> Any:
+    config = CONFIGS[program.model]
     tokens = np.zeros((1, config.instruction_length), np.int32)
     image = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
     text = np.zeros(1, np.int32)
@@ -112,10 +115,11 @@ def _template() -> Any:
 
 
 def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
+    model = job.point.model
     moved, relative = drift(params, theta0)
-    parts = {part: _held(job.out, part, job.point.blind).errors(params) for part in _parts(job)}
+    parts = {part: _held(job.out, part, job.point.blind).errors(model, params) for part in _parts(job)}
     asked = isinstance(point, Point) and point.start == "pretrained" and "test" in parts
-    probes = _probes(job.out).measure(params) if asked else {}
+    probes = _probes(job.out).measure(model, params) if asked else {}
     return {
         **described(job, point),
         "l1": parts,

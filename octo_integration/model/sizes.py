@@ -1,4 +1,4 @@
-"""The named models: `--model tiny`, `small`, `mini`, `openvla`, `octo_small`."""
+"""The named models: `--model tiny`, `small`, `tiny_clip`, `mini`, `openvla`, `octo_small`."""
 
 import dataclasses
 
@@ -125,6 +125,10 @@ CONFIGS: dict[str, VLAConfig] = {
     "tiny": _own(width=64, depth=4, heads=2, image_size=64),
     # For one GPU; on frames of its size, maps-vla collect-frames --image-size 128.
     "small": _own(width=256, depth=6, heads=4, image_size=128),
+    # `tiny` with one tower of CLIP's kind, of as many blocks as its two have.
+    "tiny_clip": dataclasses.replace(
+        _own(width=64, depth=4, heads=2, image_size=64), dinov2=None, siglip=None, clip=_tower(CLIP_L, 64, 8, 2)
+    ),
     # MiniVLA: Prismatic with Qwen2.5-0.5B.
     "mini": VLAConfig(
         dinov2=DINOV2_L,

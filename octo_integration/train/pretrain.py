@@ -1,4 +1,4 @@
-"""Makes the `tiny` pretrained weights from labelled, visually randomised frames.
+"""Makes pretrained weights, those of `tiny` that are shipped among them, from labelled, visually randomised frames.
 
     maps-vla collect-frames ...            # see octo_integration/data/collect/frames.py
     maps-vla pretrain --frames frames --out runs/pretrain
@@ -28,7 +28,6 @@ from octo_integration.train.checkpoint import write_json
 from octo_integration.train.interrupts import interrupts
 from octo_integration.train.logs import open_log
 from octo_integration.train.pretrain_objective import (
-    WEIGHTS,
     Batch,
     Heads,
     objective,
@@ -73,6 +72,8 @@ class PretrainConfig:
     """Decoupled weight decay, on matrices only (kernels and embeddings)."""
     text_length: int = 44
     """Tokens of a question with its answer."""
+    words: str | None = None
+    """Vocabulary: "tiny", the shipped one, or a tokenizer.json; default: made from the texts of the frames."""
     heldout: float = 0.1
     """Share of the frames, the last ones on disk, that only the probes see."""
     seed: int = 0
@@ -142,10 +143,10 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.model not in CONFIGS:
         raise ValueError(f"there is no model {config.model!r}; there are: {', '.join(CONFIGS)}.")
     sizes = CONFIGS[config.model]
-    if not {"dinov2", "siglip"} <= sizes.towers.keys() or not sizes.language.vocabulary:
+    if set(sizes.towers) not in ({"dinov2", "siglip"}, {"clip"}) or not sizes.language.vocabulary:
         raise ValueError(
-            f"pretrain: model {config.model!r} lacks dinov2, siglip or words of its own language model; there is an "
-            "objective for those only, choose another model."
+            f"pretrain: model {config.model!r} has neither dinov2 with siglip nor clip alone, or no words of its own "
+            "language model; there is an objective for those only, choose another model."
         )
     frames = read_frames(config.frames)
     count = len(frames) - round(config.heldout * len(frames))
@@ -162,7 +163,7 @@ def pretrain(config: PretrainConfig) -> Path:
     vla = VLA(sizes)
     out = Path(config.out)
     _claim(out, config)
-    words = _vocabulary(out, frames.take(slice(count)), sizes)
+    words = _vocabulary(config, frames.take(slice(count)), sizes)
     train = Corpus(frames.take(slice(count)), config.text_length, words)
     heldout = Corpus(frames.take(slice(count, None)), config.text_length, words)
     tx = _optimizer(config)
@@ -183,11 +184,12 @@ def pretrain(config: PretrainConfig) -> Path:
     return _publish(out, config, rounded, probes)
 
 
-def _vocabulary(out: Path, frames: Frames, sizes: VLAConfig) -> Words:
-    """That of the model; a vocabulary of words is made from the frames' texts and lies beside the weights."""
-    if sizes.tokenizer == "bytes":
-        return load_words("bytes")
-    path = out / TOKENIZER
+def _vocabulary(config: PretrainConfig, frames: Frames, sizes: VLAConfig) -> Words:
+    """That of `config` or of a model of bytes; else it is made from the frames' texts and lies beside the weights."""
+    given = "bytes" if sizes.tokenizer == "bytes" else config.words
+    if given is not None:
+        return load_words(given)
+    path = Path(config.out) / TOKENIZER
     if not path.is_file():
         train_words(sorted(texts(frames)), sizes.language.vocabulary).save(str(path))
     return load_words(str(path))
@@ -212,7 +214,7 @@ def _start(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any) -> State:
         image = jnp.asarray(batch.image)
         model = vla.init(keys[0], image, image, batch, method=see)["params"]
         seen = run_model(vla, model, image, image, batch)
-        heads = Heads().init(keys[1], seen.dino, seen.siglip, batch.words)["params"]
+        heads = Heads().init(keys[1], seen.dino, seen.captioned, batch.words)["params"]
         params = {"model": model, "heads": heads}
         return State(jnp.zeros((), jnp.int32), params, tx.init(params))
 
@@ -274,7 +276,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _mean(pending: list[Tree], done: int) -> dict[str, float]:
-    values = {name: float(np.mean([p[name] for p in pending])) for name in ("loss", *WEIGHTS)}
+    values = {name: float(np.mean([p[name] for p in pending])) for name in pending[0]}
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(f"pretrain: loss is {values['loss']} by step {done}; lower lr and resume.")
     return values

@@ -3,8 +3,10 @@
 * DINOv2-kind tower: attention pools find hand, object and coloured shapes (cross-entropy of the patches they are in)
   and regress the places of hand, object and goal, from two views of a frame; views of one frame are told
   from those of others (InfoNCE, arXiv 1807.03748).
-* SigLIP-kind tower: sigmoid contrastive loss between frames and captions (arXiv 2303.15343).
+* SigLIP- or CLIP-kind tower: sigmoid contrastive loss between frames and captions (arXiv 2303.15343).
 * Language: next token of the answers, given the frame through the bridge, which trains all of it.
+
+A model without a DINOv2-kind tower, of one CLIP-kind tower, learns the last two alone.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -65,19 +67,17 @@ class Heads(nn.Module):
     """Everything that pretraining throws away at its end."""
 
     @nn.compact
-    def __call__(self, dino: jax.Array, siglip: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, dino: jax.Array | None, captioned: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
         """Patch features [2 B, N, W] (two views, one after the other), [B, N, W], bags of words."""
+        return {**({} if dino is None else self._places(dino)), **self._captions(captioned, words)}
+
+    def _places(self, dino: jax.Array) -> dict[str, jax.Array]:
         attention = nn.Dense(POINTS + 2, name="attention")(dino)
         share = nn.softmax(attention[..., : POINTS + 1], axis=1)
         pooled = jnp.einsum("bnk,bnw->bkw", share, dino)
         # Where each pool looks, in the units of the targets: what is left to regress is small.
         at = (jnp.einsum("bnk,nc->bkc", share, patch_centres(dino.shape[1])) - 0.5) / SPREAD
         placed = jnp.concatenate([pooled, at], axis=-1)
-        look = nn.Dense(1, name="look")(siglip)
-        image = jnp.einsum("bnk,bnw->bw", nn.softmax(look, axis=1), siglip)
-        bag = nn.Embed(WORD_BUCKETS, 2 * EMBEDDING, name="words")(words)
-        text = (bag * (words > 0)[..., None]).sum(1)
-        text = nn.Dense(EMBEDDING, name="text")(nn.gelu(nn.LayerNorm(name="text_norm")(text)))
         return {
             "attention": attention,
             "points": jnp.stack([nn.Dense(3, name=f"place{k}")(placed[:, k]) for k in range(POINTS)], axis=1),
@@ -86,6 +86,15 @@ class Heads(nn.Module):
                 axis=1,
             ),
             "view": _unit(nn.Dense(EMBEDDING, name="view")(pooled[:, POINTS])),
+        }
+
+    def _captions(self, features: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
+        look = nn.Dense(1, name="look")(features)
+        image = jnp.einsum("bnk,bnw->bw", nn.softmax(look, axis=1), features)
+        bag = nn.Embed(WORD_BUCKETS, 2 * EMBEDDING, name="words")(words)
+        text = (bag * (words > 0)[..., None]).sum(1)
+        text = nn.Dense(EMBEDDING, name="text")(nn.gelu(nn.LayerNorm(name="text_norm")(text)))
+        return {
             "image": _unit(nn.Dense(EMBEDDING, name="image")(image)),
             "text": _unit(text),
             "scale": self.param("scale", nn.initializers.constant(LOG_SCALE), ()),
@@ -105,24 +114,26 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 class Seen(NamedTuple):
-    """What the model makes of a batch: features of both towers, next-token logits."""
+    """What the model makes of a batch: features of the tower for geometry and of that for captions, logits."""
 
-    dino: jax.Array
-    siglip: jax.Array
+    dino: jax.Array | None
+    captioned: jax.Array
     logits: jax.Array
 
 
 def see(vla: VLA, view: jax.Array, second: jax.Array | None, batch: Batch) -> Seen:
     """For `VLA.apply(method=see)`: `second` goes through the DINOv2-kind tower only."""
+    towers = vla.config.towers
     both = view if second is None else jnp.concatenate([view, second])
-    dino, siglip = vla.dinov2(both), vla.siglip(view)
-    patches = vla.bridge(dino[: len(view)], siglip)
+    dino = vla.dinov2(both) if "dinov2" in towers else None
+    captioned = vla.siglip(view) if "siglip" in towers else vla.clip(view)
+    patches = vla.bridge(*([] if dino is None else [dino[: len(view)]]), captioned)
     x = jnp.concatenate([patches, vla.language.words(jnp.asarray(batch.tokens))], axis=1)
     seen = jnp.ones(patches.shape[:2], bool)
     valid = jnp.concatenate([seen, batch.times != PADDING_TIME], axis=1)
     times = jnp.concatenate([jnp.full(seen.shape, IMAGE_TIME), batch.times], axis=1)
     x = vla.language(x, token_positions(valid), blockwise_mask(times, valid))
-    return Seen(dino, siglip, vla.language.logits(x[:, patches.shape[1] :]))
+    return Seen(dino, captioned, vla.language.logits(x[:, patches.shape[1] :]))
 
 
 def run_model(vla: VLA, params: Tree, view: jax.Array, second: jax.Array | None, batch: Batch) -> Seen:
@@ -133,7 +144,7 @@ def run_model(vla: VLA, params: Tree, view: jax.Array, second: jax.Array | None,
 
 def run_heads(params: Tree, seen: Seen, words: Array) -> dict[str, jax.Array]:
     """`Heads` on what the model saw."""
-    out: Any = Heads().apply({"params": params}, seen.dino, seen.siglip, words)
+    out: Any = Heads().apply({"params": params}, seen.dino, seen.captioned, words)
     return out
 
 
@@ -152,20 +163,27 @@ def objective(vla: VLA, params: Tree, batch: Batch, key: jax.Array) -> tuple[jax
     view, second = mild_view(images, keys[0]), strong_view(images, keys[1])
     seen = run_model(vla, params["model"], view, second, batch)
     out = run_heads(params["heads"], seen, batch.words)
-    twice = [jnp.concatenate([x, x]) for x in (batch.points, batch.pixels)]
-    points = (twice[0] - jnp.asarray(CENTRE)) / SPREAD
-    place = jnp.abs(out["points"] - points).mean()
-    pixel = jnp.abs(out["pixels"] - (twice[1] - 0.5) / SPREAD).mean()
     total, count = answer_loss(seen.logits, batch.targets)
     parts = {
-        "patch": _patch_loss(out["attention"][..., :PIXEL_POINTS], twice[1]).mean(),
-        "shapes": _shape_loss(out["attention"][..., -1:], batch.shapes),
-        "place": place + pixel,
-        "views": _view_loss(*jnp.split(out["view"], 2)),
+        **({} if seen.dino is None else _geometry(out, batch)),
         "text": _sigmoid_loss(out["image"] @ out["text"].T, out["scale"], out["bias"]),
         "answer": total.sum() / count.sum(),
     }
     return jnp.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum(), parts
+
+
+def _geometry(out: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+    """The parts of the loss that the DINOv2-kind tower learns from."""
+    twice = [jnp.concatenate([x, x]) for x in (batch.points, batch.pixels)]
+    points = (twice[0] - jnp.asarray(CENTRE)) / SPREAD
+    place = jnp.abs(out["points"] - points).mean()
+    pixel = jnp.abs(out["pixels"] - (twice[1] - 0.5) / SPREAD).mean()
+    return {
+        "patch": _patch_loss(out["attention"][..., :PIXEL_POINTS], twice[1]).mean(),
+        "shapes": _shape_loss(out["attention"][..., -1:], batch.shapes),
+        "place": place + pixel,
+        "views": _view_loss(*jnp.split(out["view"], 2)),
+    }
 
 
 def _patch_loss(attention: jax.Array, pixels: jax.Array) -> jax.Array:

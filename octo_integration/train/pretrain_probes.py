@@ -65,7 +65,8 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
 
     Returns:
       What `retention` does, and
-      mean_{point}_cm: mean distance to a guess that sees nothing; head_{point}_cm: of the pretraining head's;
+      mean_{point}_cm: mean distance to a guess that sees nothing; head_{point}_cm: of the pretraining head's, which
+      reads the DINOv2-kind tower where there is one;
       retrieval: share of images whose caption is the nearest among ROWS;
       perplexity_{kind}_other_image: given another frame.
     """
@@ -73,7 +74,8 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
     for point in POINTS:
         mean = getattr(train, point).mean(0)
         found[f"mean_{point}_cm"] = _centimetres(mean - getattr(heldout, point))
-    found |= _placed(vla, params, heldout, batches)
+    if "dinov2" in vla.config.towers:
+        found |= _placed(vla, params, heldout, batches)
     found["retrieval"] = _retrieval(vla, params, heldout, batches)
     for kind in KINDS:
         found[f"perplexity_{kind}_other_image"] = _perplexity(vla, params["model"], heldout, batches, kind, 1)
@@ -90,16 +92,16 @@ def _groups(count: int) -> Iterator[np.ndarray]:
 def _features(vla: VLA, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:
     padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % ROWS, axis=0)])
     parts = [_towers(vla, params, padded[i : i + ROWS]) for i in range(0, len(padded), ROWS)]
-    joined = [np.concatenate([np.asarray(p[k]) for p in parts])[: len(images)] for k in range(2)]
-    return {name: x.reshape(len(x), -1) for name, x in zip(("dinov2", "siglip"), joined)}
+    joined = {name: np.concatenate([np.asarray(p[name]) for p in parts])[: len(images)] for name in parts[0]}
+    return {name: x.reshape(len(x), -1) for name, x in joined.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _towers(vla: VLA, params: Tree, images: jax.Array) -> Any:
-    def both(vla: VLA, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return vla.dinov2(images), vla.siglip(images)
+    def features(vla: VLA, images: jax.Array) -> dict[str, jax.Array]:
+        return {name: getattr(vla, name)(images) for name in vla.config.towers}
 
-    return vla.apply({"params": params}, images, method=both)
+    return vla.apply({"params": params}, images, method=features)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -43,10 +43,10 @@ def test_the_smoke_profile_from_nothing_to_a_report(tmp_path, capsys):
     np.testing.assert_array_equal(load(out, "dev_language").image, dev.image)
 
     closed = tmp_path / "success.jsonl"
-    success.run(out, closed, ("adam",), ("none",), workers=1, episodes=1)
+    success.run("smoke", out, closed, ("adam",), ("none",), workers=1, episodes=1)
     lines = [json.loads(line) for line in closed.read_text().splitlines()]
     assert len({line["task"] for line in lines}) == 6 and {len(line["outcomes"]) for line in lines} == {1}
-    success.run(out, closed, ("adam",), ("none",), workers=1, episodes=1)
+    success.run("smoke", out, closed, ("adam",), ("none",), workers=1, episodes=1)
     assert len(closed.read_text().splitlines()) == len(lines)
 
     report.write(results, closed, tmp_path)
@@ -56,10 +56,10 @@ def test_the_smoke_profile_from_nothing_to_a_report(tmp_path, capsys):
 
 def test_what_cannot_be_run_is_named(tmp_path):
     def closed_loop(name, shift="none", episodes=1):
-        success.run(tmp_path, tmp_path / "success.jsonl", (name,), (shift,), workers=1, episodes=episodes)
+        success.run("smoke", tmp_path, tmp_path / "success.jsonl", (name,), (shift,), workers=1, episodes=episodes)
 
-    with pytest.raises(FileNotFoundError, match="maps-vla pretrain --seed 7"):
-        study.weights_path(7)
+    with pytest.raises(FileNotFoundError, match="pretrain --model small --words tiny --seed 7"):
+        study.weights_path("small", 7)
     with pytest.raises(FileNotFoundError, match="no weights of adam"):
         closed_loop("adam")
     with pytest.raises(ValueError, match="the plan has no point 'dance'"):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from benchmarks.generalization import questions, tables
 from benchmarks.generalization import statistics as st
-from benchmarks.generalization import tables
+from benchmarks.generalization.report import report
 
 
 def rows(table):
@@ -86,14 +87,26 @@ def test_drift_and_probes(study):
 
 
 def test_regimes_are_compared_with_their_own_adam(study):
-    lines = [line for line in tables.schedules(study).splitlines() if "| Adam |" in line]
+    lines = [line for line in questions.schedules(study).splitlines() if "| Adam |" in line]
     assert [line.split("|")[1:3] for line in lines] == [
         [" 130 ", " 20 "],
         [" 400 ", " 5 "],
         [" 400 ", " 20 "],
         [" 1200 ", " 20 "],
     ]
-    assert "cosine" not in tables.schedules(study)
+    assert "cosine" not in questions.schedules(study)
+
+
+def test_linear_is_set_against_uniform_in_every_regime(study):
+    found = rows(questions.linear_against_uniform(study))
+    assert set(found) == {"130", "400", "1200"}
+    assert "linear 2 − uniform 2" in questions.linear_against_uniform(study)
+
+
+def test_one_tower_is_compared_with_its_own_adam(synthetic):
+    points = [*synthetic.points("adam-one tower"), *synthetic.points("linear-one tower", axis="lambda", x=2.0)]
+    found = rows(questions.one_tower([{**r, "group": "one tower"} for r in points]))
+    assert len(found) == 2 and [row["ID, difference"] == "" for row in found.values()] == [True, False]
 
 
 def test_success(synthetic):
@@ -106,9 +119,11 @@ def test_success(synthetic):
 
 
 def test_nothing_gives_no_table():
-    assert tables.report([]).strip() == ""
+    assert report([]).strip() == ""
     for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.matched_id, tables.drift,
-                  tables.success_rates, tables.schedules, tables.boundaries, tables.adaptive, tables.lora):  # fmt: skip
+                  tables.success_rates, questions.schedules, questions.boundaries,
+                  questions.linear_against_uniform, questions.one_tower, questions.adaptive,
+                  questions.lora):  # fmt: skip
         assert table([]) == ""
 
 
@@ -116,16 +131,16 @@ def test_nothing_gives_no_table():
 def test_an_unfinished_study_has_tables(study, count):
     """Lines in the order in which they come, cut anywhere."""
     records = study[:count]
-    report = tables.report(records)
-    assert "## Test error" in report
-    assert "| Adam | " + str(min(count, 5)) in report
-    assert ("## Boundaries" in report) == any(r["group"] == "boundaries" for r in records)
+    found = report(records)
+    assert "## Test error" in found
+    assert "| Adam | " + str(min(count, 5)) in found
+    assert ("## Boundaries" in found) == any(r["group"] == "boundaries" for r in records)
 
 
 def test_without_adam_nothing_is_compared(study):
     records = [r for r in study if r["method"] != "adam"]
     assert tables.main(records) == tables.factors(records) == ""
-    tables.report(records)
+    report(records)
 
 
 def test_a_smoke_study_with_few_conditions_and_no_dev(synthetic):
@@ -133,6 +148,6 @@ def test_a_smoke_study_with_few_conditions_and_no_dev(synthetic):
     for r in records:
         r["l1"] = {"test": {c: e for c, e in r["l1"]["test"].items() if c in ("none", "light")}}
         r["probes"] = {}
-    report = tables.report(records)
-    assert "| method | runs | ID | light |" in report
-    assert "**." not in report
+    found = report(records)
+    assert "| method | runs | ID | light |" in found
+    assert "**." not in found

@@ -118,6 +118,17 @@ def test_a_run_its_resumption_and_what_it_leaves(small, tmp_path, monkeypatch, c
         pretrain(dataclasses.replace(small, seed=1))
 
 
+def test_one_tower_learns_captions_and_answers_alone(small, tmp_path, monkeypatch):
+    clip = dataclasses.replace(CONFIGS["tiny_clip"].clip, width=16, depth=2, heads=2, mlp=32)
+    monkeypatch.setitem(CONFIGS, "small", dataclasses.replace(SMALL, dinov2=None, siglip=None, clip=clip))
+    weights = pretrain(dataclasses.replace(small, steps=2, words="tiny"))
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"loss", "text", "answer"} <= line.keys() and not {"place", "patch", "views"} & line.keys()
+    probes = json.loads(weights.with_suffix(".json").read_text())["probes"]["pretrained"]
+    assert {"clip_hand_cm", "retrieval", "perplexity_caption"} <= probes.keys() and "head_hand_cm" not in probes
+    assert not (tmp_path / "run" / "tokenizer.json").exists()
+
+
 def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(small):
     config = dataclasses.replace(small, batch_size=5)
     index = np.concatenate([pretraining._sample(config, 10, step)[0] for step in range(4)])
@@ -130,7 +141,7 @@ def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(sma
 def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
     for change, message in {
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
-        "no objective": (dict(model="octo_small"), "'octo_small' lacks dinov2, siglip or words"),
+        "no objective": (dict(model="octo_small"), "'octo_small' has neither dinov2 with siglip nor clip alone"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
         "size": (dict(model="tiny"), "have 16 pixels, model 'tiny' sees 64; render them with --image-size 64"),
     }.values():
