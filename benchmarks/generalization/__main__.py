@@ -32,8 +32,8 @@ class Run:
     """JSON lines; default: those of the profile, beside this file (of smoke: in out)."""
     workers: int = os.cpu_count() or 1
     """Processes of one thread each; SIGTERM and Ctrl-C finish the runs under way and exit with 143 or 130."""
-    only: str = ""
-    """Methods whose name contains it."""
+    only: tuple[str, ...] = ()
+    """Points ("linear/lambda=2") or methods ("linear"); default: all."""
 
 
 @dataclasses.dataclass(frozen=True)

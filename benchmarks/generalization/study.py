@@ -5,7 +5,7 @@ The lines of a run are written when it has ended, and the same command goes on w
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.generalization import methods, statistics
@@ -70,24 +70,25 @@ def key(name: str, pretrain: int, seed: int) -> str:
     return f"{name}/p{pretrain}/s{seed}"
 
 
-def run(profile: str, out: Path, results: Path, workers: int, only: str) -> None:
+def run(profile: str, out: Path, results: Path, workers: int, only: Sequence[str]) -> None:
     """Runs what is missing in `results`; see the module.
 
     Args:
       out: directory of the data and of the fine-tuned weights.
       results: the file of JSON lines.
-      only: methods whose name contains it; "": all.
+      only: names of points ("linear/lambda=2") or of whole methods ("linear"); none: all.
 
     Raises:
       FileNotFoundError: pretrained weights are missing.
-      ValueError: no method is called so; `out` holds data of another size; a line of `results` is damaged.
+      ValueError: no point or method is called so; `out` holds data of another size; a line of `results` is damaged.
       ChildProcessError, SystemExit: as `write_lines`.
     """
     size = PROFILES[profile]
-    chosen = [point for point in size.points if only in point.method]
-    if not chosen:
-        names = dict.fromkeys(point.method for point in size.points)
-        raise ValueError(f"no method has {only!r} in its name; there are {', '.join(names)}.")
+    unknown = set(only) - {name for point in size.points for name in (point.name, point.method)}
+    if unknown:
+        names = ", ".join(point.name for point in size.points)
+        raise ValueError(f"there is no point or method {sorted(unknown)} in profile {profile!r}; there are {names}.")
+    chosen = [point for point in size.points if not only or {point.name, point.method} & set(only)]
     for model, pretrained in sorted({(point.model, p) for point in chosen for p, _ in size.pairs}):
         weights_path(model, pretrained)
     done = {record["key"] for record in statistics.read(results)} if results.exists() else set()

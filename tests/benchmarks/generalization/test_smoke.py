@@ -68,11 +68,11 @@ def test_what_cannot_be_run_is_named(tmp_path):
         closed_loop("adam", "dark")
     with pytest.raises(ValueError, match="episodes is 0"):
         closed_loop("adam", episodes=0)
-    with pytest.raises(ValueError, match="no method has 'dance' in its name; there are adam"):
-        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, "dance")
+    with pytest.raises(ValueError, match=r"no point or method \['dance'\] in profile 'smoke'; there are adam"):
+        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, ("dance", "adam"))
     (tmp_path / "results.jsonl").write_text("{")
     with pytest.raises(ValueError, match="results.jsonl:1 is not JSON"):
-        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, "")
+        study.run("smoke", tmp_path, tmp_path / "results.jsonl", 1, ())
 
 
 def test_data_of_another_size_are_not_used(tmp_path):
