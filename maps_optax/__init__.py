@@ -19,6 +19,7 @@ from maps_optax._anchor import (
 )
 from maps_optax._baselines import interpolate, l2_sp
 from maps_optax._gradient import chain
+from maps_optax._infer import infer_layers
 from maps_optax._inspect import Slice, describe, metrics, slices
 from maps_optax._layers import LayerStack
 from maps_optax._lora import lora_spd
@@ -41,6 +42,7 @@ __all__ = [
     "detach_anchor",
     "drift_budget",
     "hypergradient",
+    "infer_layers",
     "interpolate",
     "l2_sp",
     "lora_spd",

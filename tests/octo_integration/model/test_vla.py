@@ -72,6 +72,25 @@ def test_the_preset_places_every_leaf():
     assert held == set(STACK)
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_stack_can_be_read_off_the_forward_pass(scan):
+    model = VLA(dataclasses.replace(SMALL, scan=scan, remat="full"))
+    tree = jax.eval_shape(model.init, jax.random.key(0), *inputs())["params"]
+
+    def apply(params, observation, task):
+        return model.apply({"params": params}, observation, task)
+
+    free = ["readout/", "action_head/", "proprio_projector/"]
+    found, wanted = (
+        mx.slices(stack, tree) for stack in (mx.infer_layers(apply, tree, *inputs(), free=free), mx.presets.vla())
+    )
+    bridge = {s.path: int(s.path[len("bridge/fc")]) - 1 for s in wanted if s.module == "bridge"}
+    assert set(bridge.values()) == {0, 1, 2}  # three layers in the data flow, one in the preset
+    for a, b in zip(found, wanted):
+        later = 2 * (b.module == "language") + bridge.get(b.path, 0)
+        assert a.position == (None if b.position is None else b.position + later), b.path
+
+
 def test_output_form():
     actions = run(*inputs())
     assert actions.shape == (2, SMALL.chunk, SMALL.action_dim) and actions.dtype == np.float32

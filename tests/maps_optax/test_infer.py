@@ -1,0 +1,352 @@
+"""infer_layers: the stack that a forward pass shows, on functions whose order is known."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import maps_optax as mx
+
+N = 3
+W = jax.ShapeDtypeStruct((N, N), jnp.float32)
+X = jax.ShapeDtypeStruct((2, N), jnp.float32)
+
+
+def layer(x: Any, w: Any) -> Any:
+    return x + jnp.tanh(x @ w)
+
+
+def rows(count: int) -> Any:
+    return jax.ShapeDtypeStruct((count, N, N), jnp.float32)
+
+
+def scanned(x: Any, stacked: Any, **options: Any) -> Any:
+    return jax.lax.scan(lambda x, w: (layer(x, w), None), x, stacked, **options)[0]
+
+
+def places(apply_fn: Any, params: Any, *inputs: Any, free: Any = ()) -> dict[str, Any]:
+    """Path → position, or the positions of a stacked leaf's rows."""
+    stack = mx.infer_layers(apply_fn, params, *(inputs or (X,)), free=free)
+    found: dict[str, Any] = {}
+    for s in mx.slices(stack, params):
+        if s.row is None:
+            found[s.path] = s.position
+        else:
+            found.setdefault(s.path, []).append(s.position)
+    return found
+
+
+def test_numbers_are_blocks_in_the_order_of_the_data_not_of_the_alphabet() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        x = x @ params["embed"]
+        for i in range(12):
+            x = layer(x, params[f"block_{i}"])
+        return (x * params["norm"]) @ params["head"]
+
+    params = {"embed": W, "norm": jax.ShapeDtypeStruct((N,), jnp.float32), "head": W}
+    params.update({f"block_{i}": W for i in range(12)})
+    found = places(apply, params, free=["head$"])
+    assert found == {"embed": 1, **{f"block_{i}": i + 1 for i in range(12)}, "norm": 12, "head": None}
+
+
+def test_a_scan_over_rows_is_a_stack_whatever_is_cast_on_the_way() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        low = jax.tree_util.tree_map(lambda p: p.astype(jnp.bfloat16), params)
+        return scanned(x.astype(jnp.bfloat16), low["tower"]["layers"]) @ low["tower"]["out"]
+
+    assert places(apply, {"tower": {"layers": rows(4), "out": W}}) == {"tower/layers": [1, 2, 3, 4], "tower/out": 4}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jax.jit,
+        jax.checkpoint,
+        lambda f: functools.partial(jax.lax.cond, True, f, lambda w, x: x),
+        lambda f: lambda w, x: jax.lax.fori_loop(0, 2, lambda _, x: f(w, x), x),
+        lambda f: lambda w, x: jax.lax.scan(lambda x, _: (f(w, x), None), x, jnp.arange(2))[0],
+        lambda f: lambda w, x: jax.vmap(f, (None, 0))(w, x),
+    ],
+    ids=["jit", "remat", "cond", "while", "scan over time", "vmap"],
+)
+def test_programs_within_the_program_are_looked_into(wrap: Any) -> None:
+    def apply(params: Any, x: Any) -> Any:
+        for name in ("z", "a", "m"):
+            x = wrap(lambda w, x: jnp.tanh(x @ w))(params[name]["w"], x)
+        return x
+
+    assert places(apply, {name: {"w": W} for name in "amz"}) == {"z/w": 1, "a/w": 2, "m/w": 3}
+
+
+def test_custom_derivatives_are_looked_into() -> None:
+    @jax.custom_vjp
+    def f(w: Any, x: Any) -> Any:
+        return x @ w
+
+    f.defvjp(lambda w, x: (x @ w, (w, x)), lambda kept, g: (kept[1].T @ g, g @ kept[0].T))
+    g = jax.custom_jvp(lambda w, x: x @ w)
+    g.defjvp(lambda primals, tangents: (primals[1] @ primals[0], primals[1] @ tangents[0]))
+    found = places(lambda p, x: g(p["a"], f(p["b"], x)), {"a": W, "b": W})
+    assert found == {"b": 1, "a": 2}
+
+
+def test_towers_side_by_side_are_modules_in_the_order_of_their_use_and_come_before_what_reads_both() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        sees, names = scanned(x, params["z_tower"]["blocks"]), scanned(x, params["a_tower"]["blocks"])
+        x = (sees + names) @ params["bridge"]["w"]
+        return scanned(x, params["language"]["blocks"])
+
+    params = {name: {"blocks": rows(2)} for name in ("a_tower", "language", "z_tower")}
+    found = places(apply, {**params, "bridge": {"w": W}})
+    assert found == {
+        "z_tower/blocks": [1, 2],
+        "a_tower/blocks": [3, 4],
+        "bridge/w": 5,
+        "language/blocks": [6, 7],
+    }
+
+
+def test_stacks_side_by_side_at_the_root_of_the_tree() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        return scanned(scanned(x, params["second"]), params["first"])
+
+    assert places(apply, {"first": rows(2), "second": rows(3)}) == {"second": [1, 2, 3], "first": [4, 5]}
+
+
+def test_heads_with_numbers_are_no_blocks_for_none_follows_another() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        x = scanned(x, params["body"]["blocks"])
+        return [x @ params[f"head_{i}"]["w"] for i in range(2)]
+
+    found = places(apply, {"body": {"blocks": rows(2)}, "head_0": {"w": W}, "head_1": {"w": W}})
+    assert found["body/blocks"] == [1, 2]
+    stack = mx.infer_layers(apply, {"body": {"blocks": rows(2)}, "head_0": {"w": W}, "head_1": {"w": W}}, X)
+    assert list(stack.modules) == ["body"] and set(stack.modules["body"].values()) == {"stacked", "last"}
+
+
+def test_convolutions_and_norms_that_alternate_are_one_run() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        for i in range(3):
+            x = layer(x, params["stem"][f"Conv_{i}"]["w"]) * params["stem"][f"Norm_{i}"]["scale"]
+        return scanned(x, params["body"]["blocks"])
+
+    stem = {f"Conv_{i}": {"w": W} for i in range(3)}
+    stem.update({f"Norm_{i}": {"scale": jax.ShapeDtypeStruct((N,), jnp.float32)} for i in range(3)})
+    found = places(apply, {"stem": stem, "body": {"blocks": rows(2)}})
+    assert [found[f"stem/Conv_{i}/w"] for i in range(3)] == [1, 2, 3]
+    assert [found[f"stem/Norm_{i}/scale"] for i in range(3)] == [1, 2, 3]
+    assert found["body/blocks"] == [4, 5]
+
+
+def test_what_stands_beside_blocks_goes_first_or_last() -> None:
+    """Embeddings and class tokens are parameters alone until the data reaches them; a tied head is where it embeds."""
+
+    def apply(params: Any, tokens: Any) -> Any:
+        p = params["llm"]
+        x = p["embed"][tokens] + 2.0 * p["position"]
+        x = jnp.concatenate([jnp.broadcast_to(p["cls"], (1, N)), x])
+        x = scanned(x, p["layers"]) * p["norm"]
+        return x @ p["embed"].T, x @ params["value"]["w"]
+
+    vector = jax.ShapeDtypeStruct((N,), jnp.float32)
+    llm = {"embed": W, "position": vector, "cls": vector, "layers": rows(3), "norm": vector}
+    found = places(apply, {"llm": llm, "value": {"w": W}}, jnp.zeros(2, jnp.int32), free=["value/"])
+    assert found == {
+        "llm/embed": 1,
+        "llm/position": 1,
+        "llm/cls": 1,
+        "llm/layers": [1, 2, 3],
+        "llm/norm": 3,
+        "value/w": None,
+    }
+
+
+def test_what_nothing_reads_is_named_and_free_or_stays_with_its_blocks() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        for i in range(2):  # the third block is there, and not used: penultimate features
+            x = layer(x, params["a"][f"block_{i}"])
+        return scanned(x, params["b"]["blocks"])
+
+    params = {"a": {f"block_{i}": W for i in range(3)}, "b": {"blocks": rows(2)}, "mask_token": W}
+    with pytest.warns(UserWarning, match="nothing reads leaf 'mask_token'"):
+        found = places(apply, params)
+    assert [found[f"a/block_{i}"] for i in range(3)] == [1, 2, 3]
+    assert found["b/blocks"] == [4, 5] and found["mask_token"] is None
+
+
+def test_a_carry_that_only_becomes_data_in_the_loop() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        def step(carry: Any, _: Any) -> Any:
+            memory, x = carry
+            return (x, jnp.tanh(memory @ params["late"]["w"] + x @ params["early"]["w"])), None
+
+        return jax.lax.scan(step, (jnp.zeros_like(x), x), jnp.arange(3))[0][1]
+
+    assert set(places(apply, {"early": {"w": W}, "late": {"w": W}}).values()) == {1, 2}
+
+
+def test_lists_and_dotted_keys() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        for w in params["layers"]:
+            x = layer(x, w)
+        return x @ params["proj.weight"]
+
+    assert places(apply, {"layers": [W, W], "proj.weight": W}) == {"layers/0": 1, "layers/1": 2, "proj.weight": 2}
+
+
+def test_a_model_without_blocks_has_a_layer_for_every_part() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        return jnp.tanh(x @ params["z"]["w"] + params["z"]["b"]) @ params["a"]["w"]
+
+    z = {"w": W, "b": jax.ShapeDtypeStruct((N,), jnp.float32)}
+    assert places(apply, {"a": {"w": W}, "z": z}) == {"z/b": 1, "z/w": 1, "a/w": 2}
+
+
+def test_a_scan_in_reverse_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaf 'tower/blocks' from its last row to its first"):
+        mx.infer_layers(lambda p, x: scanned(x, p["tower"]["blocks"], reverse=True), {"tower": {"blocks": rows(2)}}, X)
+
+
+def test_the_proposal_trains() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        return layer(layer(x, params["block_0"]), params["block_1"])
+
+    params = {f"block_{i}": np.eye(N, dtype=np.float32) for i in range(2)}
+    stack = mx.infer_layers(apply, params, X)
+    lambdas = mx.strengths(stack, params, lambda_max=2.0)
+    assert lambdas == {"block_0": 2.0, "block_1": 0.0}
+    assert "block" in mx.describe(stack, params, 2.0)
+
+
+# The trees of published models, with a forward pass that reads them in their order: stand-ins, for their code has other
+# dependencies.
+
+
+def mix(x: Any, part: Any) -> Any:
+    """Reads every leaf of a part of a tree, in one place of the data flow."""
+    return sum([x * jnp.sum(leaf) for leaf in jax.tree_util.tree_leaves(part)], x)
+
+
+def small(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def block(*outer: int) -> Any:
+    return {"LayerNorm_0": {"scale": small(*outer, N)}, "MlpBlock_0": {"Dense_0": {"kernel": small(*outer, N, N)}}}
+
+
+def vit(p: Any, x: Any) -> Any:
+    x = mix(mix(x, p["embedding"]), p["pos_embedding"])
+    body = p["Transformer"]
+    if "encoderblock" in body:
+        x = jax.lax.scan(lambda x, q: (mix(x, q), None), x, body["encoderblock"])[0]
+    else:
+        for i in range(sum(name.startswith("encoderblock_") for name in body)):
+            x = mix(x, body[f"encoderblock_{i}"])
+    return mix(x, body["encoder_norm"])
+
+
+def vit_tree(count: int, scan: bool) -> Any:
+    blocks = {"encoderblock": block(count)} if scan else {f"encoderblock_{i}": block() for i in range(count)}
+    return {
+        "embedding": {"kernel": small(N, N)},
+        "pos_embedding": small(1, N),
+        "Transformer": {**blocks, "encoder_norm": {"scale": small(N)}},
+    }
+
+
+def gemma(p: Any, x: Any) -> Any:
+    x = mix(x, p["embedder"])
+    return mix(jax.lax.scan(lambda x, q: (mix(x, q), None), x, p["layers"])[0], p["final_norm"])
+
+
+def gemma_tree(count: int, expert: bool = False) -> Any:
+    layers = {"attn": {"q_einsum": {"w": small(count, N, N)}}, "mlp": {"linear": small(count, N)}}
+    norm = {"final_norm": {"scale": small(N)}}
+    if expert:
+        layers["attn"]["q_einsum_1"] = {"w": small(count, N, N)}
+        norm["final_norm_1"] = {"scale": small(N)}
+    return {"embedder": {"input_embedding": small(N, N)}, "layers": layers, **norm}
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_big_vision_is_found_as_its_preset_has_it(scan: bool) -> None:
+    params = {"img": vit_tree(11, scan), "llm": gemma_tree(2)}
+    params["img"]["head"] = {"kernel": small(N, N)}
+
+    def apply(p: Any, x: Any) -> Any:
+        return gemma(p["llm"], mix(vit(p["img"], x), p["img"]["head"]))
+
+    stack = mx.infer_layers(apply, params, X)
+    found, wanted = (mx.slices(s, params) for s in (stack, mx.presets.paligemma()))
+    head = [s for s in found if "head" in s.path]
+    assert {s.position for s in head} == {11}  # the preset has it as a layer of its own, the bridge
+    offset = {s.path: int(s.path.startswith("llm")) for s in found}
+    assert [(s.path, s.position + offset[s.path]) for s in found if s not in head and s.position] == [
+        (s.path, s.position) for s in wanted if "head" not in s.path
+    ]
+
+
+def test_openpi_is_found_as_its_preset_has_it() -> None:
+    params = {"PaliGemma": {"img": vit_tree(3, True), "llm": gemma_tree(2, expert=True)}}
+    params["PaliGemma"]["img"]["head"] = {"kernel": small(N, N)}
+    params["action_in_proj"] = {"kernel": small(N, N)}
+
+    def apply(p: Any, x: Any, actions: Any) -> Any:
+        seen = mix(vit(p["PaliGemma"]["img"], x), p["PaliGemma"]["img"]["head"])
+        llm = dict(p["PaliGemma"]["llm"])
+        last = llm.pop("final_norm_1")
+        return mix(gemma(llm, seen + mix(actions, p["action_in_proj"])), last)
+
+    free = [r"PaliGemma/llm/(?:.*/)?\w+_1(?:/|$)", "action_in_proj/"]
+    found = mx.slices(mx.infer_layers(apply, params, X, X, free=free), params)
+    wanted = mx.slices(mx.presets.openpi(), params)
+
+    def order(slices: Any) -> list[Any]:
+        kept = [s for s in slices if s.position is not None and "img/head" not in s.path]
+        return [[(s.path, s.row) for s in kept if s.position == k] for k in sorted({s.position for s in kept})]
+
+    assert order(found) == order(wanted)
+    assert {s.path for s in found if s.position is None} == {s.path for s in wanted if s.position is None}
+
+
+def test_octo_is_found_as_its_preset_has_it() -> None:
+    stem = {f"StdConv_{i}": {"kernel": small(N, N)} for i in range(4)}
+    stem.update({f"GroupNorm_{i}": {"scale": small(N)} for i in range(4)}, embedding={"kernel": small(N, N)})
+    body = {f"encoderblock_{i}": block() for i in range(11)}
+    params = {
+        "octo_transformer": {
+            "observation_tokenizers_primary": {"SmallStem16_0": stem},
+            "obs_primary_projection": {"kernel": small(N, N)},
+            "obs_primary_pos_embedding": small(1, N),
+            "readout_action_pos_embedding": small(1, N),
+            "BlockTransformer_0": {"Transformer_0": {**body, "encoder_norm": {"scale": small(N)}}},
+        },
+        "heads_action": {"mean_proj": {"kernel": small(N, N)}},
+    }
+
+    def apply(params: Any, x: Any) -> Any:
+        p = params["octo_transformer"]
+        for i in range(4):
+            x = mix(mix(x, stem_of(p)[f"StdConv_{i}"]), stem_of(p)[f"GroupNorm_{i}"])
+        x = mix(mix(mix(x, stem_of(p)["embedding"]), p["obs_primary_projection"]), p["obs_primary_pos_embedding"])
+        x = jnp.concatenate([x, jnp.broadcast_to(p["readout_action_pos_embedding"], (1, N))])
+        body = p["BlockTransformer_0"]["Transformer_0"]
+        for i in range(11):
+            x = mix(x, body[f"encoderblock_{i}"])
+        return mix(mix(x, body["encoder_norm"]), params["heads_action"])
+
+    def stem_of(p: Any) -> Any:
+        return p["observation_tokenizers_primary"]["SmallStem16_0"]
+
+    stack = mx.infer_layers(apply, params, X, free=[r"heads_\w+/"])
+    found, wanted = ({s.path: s.position for s in mx.slices(x, params)} for x in (stack, mx.presets.octo()))
+    # The preset has one bridge of what stands between stem and transformer; here it is three layers, as the data flows.
+    between = [path for path in found if "obs_primary_" in path or "readout" in path]
+    assert sorted(found[path] for path in between) == [5, 6, 7] and {wanted[path] for path in between} == {5}
+    for path, k in wanted.items():
+        if path not in between:
+            assert found[path] == (k if k is None or k < 5 else k + 2), path
