@@ -168,8 +168,8 @@ def _regime(group: str, suffix: str, **options: object) -> list[Point]:
 REGIMES = [
     *_regime("schedule-demos", "5 demos", demos=5),
     *_regime("schedule-length", "a third of the steps", steps=130),
-    *_regime("schedule-length", "twice the steps", steps=800),
 ]
+LONGER = _regime("schedule-length", "twice the steps", steps=800)
 ONE_TOWER = [
     Point(f"adam-{CLIP}", "Adam", model="tiny_clip", group="one tower"),
     Point(f"frozen-{CLIP}", "tower frozen", model="tiny_clip", group="one tower", frozen=("clip",)),
@@ -195,7 +195,7 @@ RATES = [
 ]
 
 PLAN = sorted(
-    [*BASELINES, *CONTROLS, *MAPS, *REGIMES, *ADAPTIVE, *LORA, *VARIANTS, *BOUNDARIES],
+    [*BASELINES, *CONTROLS, *MAPS, *REGIMES, *ADAPTIVE, *LORA, *VARIANTS, *BOUNDARIES, *LONGER],
     key=lambda point: FIRST.index(point.name) if point.name in FIRST else len(FIRST),
 )
 # The main comparison again, with the model for GPUs.

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
-from benchmarks.generalization.methods import ONE_TOWER, REGIMES
+from benchmarks.generalization.methods import LONGER, ONE_TOWER, REGIMES
 from benchmarks.generalization.statistics import Criterion, Point, Record
 from benchmarks.generalization.tables import BETTER, cell, interval, label, markdown, number, ordered, seen, sets_of
 
-REGIME_GROUPS = tuple(dict.fromkeys(point.group for point in REGIMES))
+REGIME_GROUPS = tuple(dict.fromkeys(point.group for point in [*REGIMES, *LONGER]))
 
 
 def schedule_of(method: str) -> str:
