@@ -116,7 +116,10 @@ def adaptive(records: Sequence[Record], criterion: Criterion = st.balanced) -> s
     fixed = [st.point(records, m, st.select(records, m, criterion)) for m in ("uniform", "linear") if _has(records, m)]
     if not rules or not fixed:
         return ""
-    note = "Test error of λ moved by a rule, untuned, and its difference to the fixed λ that dev chooses."
+    note = (
+        "Test error of λ moved by a rule, untuned, whose mean λ is that at the start, and its difference to the fixed "
+        "λ that dev chooses."
+    )
     return _against(records, [*fixed, *rules], fixed[0], note)
 
 
