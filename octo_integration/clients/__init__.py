@@ -1,0 +1,1 @@
+"""MAPS in other code bases: one call for each, which imports nothing of theirs."""
