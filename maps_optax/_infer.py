@@ -30,10 +30,11 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
 
     The pass is traced by shapes alone. Leaves are ordered by where their computation first meets the data on its way
     from the inputs to the outputs. Blocks are keys that differ in a number and follow each other in the data flow
-    (``blocks_0``, ``layers/11``), or leaves that a `scan` takes row by row. Every run of blocks is a module, and so is
-    every part of the tree without blocks. A leaf beside a run's blocks goes to its first layer where the blocks read
-    it, else to its last. Modules stand in the order of the data flow; of branches, such as two towers, the one that
-    is traced first comes first. A tied parameter stands where it is first used.
+    (``blocks_0``, ``layers/11``; at least three where each is a bare kernel and bias), or leaves that a `scan` takes
+    row by row. Every run of blocks is a module, and so is every part of the tree without blocks. A leaf beside a run's
+    blocks goes to its first layer where the blocks read it, else to its last. Modules stand in the order of the data
+    flow; of branches, such as two towers, the one that is traced first comes first. A tied parameter stands where it
+    is first used.
 
     What tracing cannot know: which leaves have pretrained values. Name the others in `free`.
 
@@ -126,7 +127,9 @@ def _blocks(paths: list[_tree.Path], met: list[Optional[_flow.Meeting]], kept: l
                 table.setdefault(int(match.group(2)), []).append(i)
     for (prefix, stem), table in sorted(numbered.items(), key=lambda item: len(item[0][0])):
         table = {n: leaves for n, leaves in table.items() if not taken & set(leaves)}
-        if len(table) > 1 and _in_sequence([table[n] for n in sorted(table)], met):
+        # Two layers without parts of their own, such as Dense_0 and Dense_1, are an MLP and no run of blocks.
+        bare = all(len(paths[i]) == len(prefix) + 2 for leaves in table.values() for i in leaves)
+        if len(table) > (2 if bare else 1) and _in_sequence([table[n] for n in sorted(table)], met):
             leaves = frozenset(i for block in table.values() for i in block)
             found.append(_Blocks(prefix, (stem,), leaves))
             taken |= leaves

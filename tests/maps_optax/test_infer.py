@@ -127,6 +127,16 @@ def test_heads_with_numbers_are_no_blocks_for_none_follows_another() -> None:
     assert list(stack.modules) == ["body"] and set(stack.modules["body"].values()) == {"stacked", "last"}
 
 
+def test_two_numbered_dense_layers_are_an_mlp_and_no_blocks() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        x = scanned(x @ params["embed"]["w"], params["body"]["blocks"])
+        return jnp.tanh(x @ params["pool"]["Dense_0"]["w"]) @ params["pool"]["Dense_1"]["w"]
+
+    pool = {"Dense_0": {"w": W}, "Dense_1": {"w": W}}
+    found = places(apply, {"embed": {"w": W}, "body": {"blocks": rows(3)}, "pool": pool})
+    assert found == {"embed/w": 1, "body/blocks": [1, 2, 3], "pool/Dense_0/w": 3, "pool/Dense_1/w": 3}
+
+
 def test_convolutions_and_norms_that_alternate_are_one_run() -> None:
     def apply(params: Any, x: Any) -> Any:
         for i in range(3):
