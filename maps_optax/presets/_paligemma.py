@@ -15,6 +15,7 @@ _MODULES = {
     "bridge": {r"(?:(?:img/)?head|multi_modal_projector)/": "first"},
     "language": {
         r"llm/embedder/": "first",
+        r"llm/layers/(\d+)/": "block",
         r"llm/layers/": "stacked",
         r"llm/final_norm/": "last",
         r"language_model/(?:model/)?embed_tokens/": "first",

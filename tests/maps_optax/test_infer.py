@@ -300,6 +300,13 @@ def test_big_vision_is_found_as_its_preset_has_it(scan: bool) -> None:
     ]
 
 
+def test_gemma_without_a_scan_has_numbered_layers_in_the_preset_too() -> None:
+    layers = {str(i): {"mlp": {"linear": small(N)}} for i in range(11)}
+    params = {"img": vit_tree(2, True), "llm": {**gemma_tree(2), "layers": layers}}
+    found = {s.path: s.position for s in mx.slices(mx.presets.paligemma(), params) if s.module == "language"}
+    assert [found[f"llm/layers/{i}/mlp/linear"] for i in range(11)] == list(range(3, 14))
+
+
 def test_openpi_is_found_as_its_preset_has_it() -> None:
     params = {"PaliGemma": {"img": vit_tree(3, True), "llm": gemma_tree(2, expert=True)}}
     params["PaliGemma"]["img"]["head"] = {"kernel": small(N, N)}
