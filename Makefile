@@ -16,7 +16,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
 	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest
-	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax
+	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
+		tests/octo_integration/clients/test_octo.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -49,7 +49,8 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
       A stack that covers `params`; print `mx.describe` of it. Its patterns name whole paths.
 
     Raises:
-      ValueError: a scan runs over its rows in reverse; a `free` pattern matches nothing (when the stack is used).
+      ValueError: `free` is one string; a scan runs over its rows in reverse. When the stack is used: a `free` pattern
+        matches nothing.
 
     Warns:
       UserWarning: nothing reads a leaf that stands beside no blocks; it is free in the proposal.
@@ -66,6 +67,8 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
       >>> stack.modules
       {'body': {'^body/block_(\\\\d+)(?=/|$)': 'block'}}
     """
+    if isinstance(free, str):
+        raise ValueError(f"infer_layers: free is {free!r}; give a list of patterns.")
     flat = _tree.flatten(params)
     paths = [tuple(part for key in path for part in key.split(".")) for path in flat.paths]
     met = _flow.meetings(apply_fn, params, inputs)

@@ -284,7 +284,9 @@ def _find(pairs: Optional[Pairs], flat: _tree.Flat) -> list[_Pair]:
     if pairs is not None and idle and not hidden:  # what is masked out may have hidden its match
         raise ValueError(f"{_WHO}: pattern {idle[0]!r} of pairs matches no leaf; correct it or leave it out.")
     if not found and not masked_out:
-        raise ValueError(f"{_WHO}: no leaf is the A of an adapter; give pairs= the rule that finds A and B.")
+        raise ValueError(
+            f"{_WHO}: no leaf is the A of an adapter; give pairs= a rule that finds A and B, or leave it out."
+        )
     return sorted(found, key=lambda pair: pair.b)
 
 

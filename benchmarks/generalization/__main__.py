@@ -44,11 +44,20 @@ class Success:
     """As of run."""
     out: Path = Path("runs/generalization")
     """As of run."""
-    results: Path = HERE / "success.jsonl"
-    """JSON lines."""
+    results: Path | None = None
+    """JSON lines; default: as of run, success.jsonl."""
     workers: int = os.cpu_count() or 1
     """Processes."""
-    methods: tuple[str, ...] = ("adam", "frozen-vision", "linear/lambda=2", "uniform/lambda=1", "reversed/lambda=2")
+    methods: tuple[str, ...] = (
+        "adam",
+        "frozen-vision",
+        "linear/lambda=2",
+        "linear/lambda=3",
+        "uniform/lambda=1",
+        "uniform/lambda=2",
+        "reversed/lambda=2",
+        "lora/rank=16",
+    )
     """Points of the plan, of those whose weights `run` kept."""
     shifts: tuple[str, ...] = ("none", "light", "camera", "all")
     """Of octo_integration/data/collect/shifts.py."""
@@ -78,14 +87,13 @@ Command = (
 def main(command: Run | Success | Report) -> None:
     """Runs one part."""
     if isinstance(command, Run):
-        beside = study.PROFILES[command.profile].results
-        results = command.results or (HERE / beside if beside else command.out / "results.jsonl")
+        results = command.results or study.lines(command.profile, "results", command.out)
         study.run(command.profile, command.out, results, command.workers, command.only)
     elif isinstance(command, Success):
         success.run(
             command.profile,
             command.out,
-            command.results,
+            command.results or study.lines(command.profile, "success", command.out),
             command.methods,
             command.shifts,
             workers=command.workers,

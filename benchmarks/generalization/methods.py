@@ -13,7 +13,7 @@ Start = Literal["pretrained", "random"]
 Adaptive = Literal["hypergradient", "drift_budget"]
 
 VISION = ("dinov2", "siglip")
-CLIP = "one tower"
+ONE = "one tower"
 LAMBDAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
 ALPHAS = (0.25, 0.5, 0.75, 0.9)
 
@@ -171,10 +171,10 @@ REGIMES = [
 ]
 LONGER = _regime("schedule-length", "twice the steps", steps=800)
 ONE_TOWER = [
-    Point(f"adam-{CLIP}", "Adam", model="tiny_clip", group="one tower"),
-    Point(f"frozen-{CLIP}", "tower frozen", model="tiny_clip", group="one tower", frozen=("clip",)),
-    *held(f"linear-{CLIP}", "MAPS, linear", (1.0, 2.0), group="one tower", model="tiny_clip"),
-    *held(f"uniform-{CLIP}", "uniform SPD", (1.0, 2.0), group="one tower", model="tiny_clip", schedule="constant"),
+    Point(f"adam-{ONE}", "Adam", model="tiny_clip", group=ONE),
+    Point(f"frozen-{ONE}", "tower frozen", model="tiny_clip", group=ONE, frozen=("clip",)),
+    *held(f"linear-{ONE}", "MAPS, linear", (1.0, 2.0), group=ONE, model="tiny_clip"),
+    *held(f"uniform-{ONE}", "uniform SPD", (1.0, 2.0), group=ONE, model="tiny_clip", schedule="constant"),
 ]
 # What answers most, in the order in which it is run.
 FIRST = (
@@ -202,6 +202,6 @@ PLAN = sorted(
 SMALL = [
     dataclasses.replace(point, model="small")
     for point in PLAN
-    if point.name in FIRST or point.name in ("linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
+    if point.name in FIRST or point.name in ("linear/lambda=3", "linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
 ]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
-from benchmarks.generalization.methods import LONGER, ONE_TOWER, REGIMES
+from benchmarks.generalization.methods import LONGER, ONE_TOWER, REGIMES, VARIANTS
 from benchmarks.generalization.statistics import Criterion, Point, Record
 from benchmarks.generalization.tables import BETTER, cell, interval, label, markdown, number, ordered, seen, sets_of
 
@@ -96,6 +96,17 @@ def _against(records: Sequence[Record], points: Iterable[Point], reference: Poin
 def _group(records: Sequence[Record], *groups: str) -> list[Point]:
     methods = ordered(r["method"] for r in records if r["group"] in groups)
     return [st.point(records, m, x) for m in methods for x in st.values(records, m)]
+
+
+def variants(records: Sequence[Record]) -> str:
+    """Other schedules, the capped pull and the estimate against linear MAPS of the same λ_max."""
+    tables = []
+    for x in sorted({point.x for point in VARIANTS if point.x is not None}):
+        found = [st.point(records, point.method, x) for point in VARIANTS if point.x == x]
+        linear = st.point(records, "linear", x)
+        if linear and any(found):
+            tables.append(_against(records, [linear, *(p for p in found if p)], linear, "Test error."))
+    return "\n\n".join(tables)
 
 
 def boundaries(records: Sequence[Record]) -> str:

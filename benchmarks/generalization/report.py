@@ -30,6 +30,7 @@ def report(records: Sequence[Record], success: Sequence[Record] = (), criterion:
         "Success": tables.success_rates(success),
         "Schedules, training length, demonstrations": questions.schedules(records),
         "Linear against uniform λ": questions.linear_against_uniform(records),
+        "Variants of MAPS": questions.variants(records),
         "Boundaries of modules": questions.boundaries(records),
         "One tower": questions.one_tower(records),
         "Adaptive λ": questions.adaptive(records, criterion),

@@ -24,7 +24,7 @@ class Profile:
       pairs: (pretrained model, seed) that every point is run with.
       steps, lr: of fine-tuning, where a point has none of its own.
       data: how much is collected.
-      results: the file of JSON lines beside this one; None: in the run's own directory.
+      lines: what the names of its files of JSON lines, beside this one, begin with; None: they are in `out`.
       parts: what is measured: dev, to choose by, and test.
       gpu: processes share the accelerator; otherwise each has one CPU thread.
     """
@@ -34,19 +34,25 @@ class Profile:
     steps: int
     lr: float
     data: DataSizes
-    results: str | None
+    lines: str | None
     parts: tuple[str, ...] = PARTS
     gpu: bool = False
 
 
 PAIRS = ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2))
 PROFILES: Mapping[str, Profile] = {
-    "default": Profile(tuple(methods.PLAN), PAIRS, 400, 1e-3, DataSizes(), "results.jsonl"),
-    "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), "results.jsonl"),
-    "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small.jsonl", gpu=True),
-    "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates.jsonl", parts=("dev",)),
+    "default": Profile(tuple(methods.PLAN), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small_", gpu=True),
+    "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
     "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
 }
+
+
+def lines(profile: str, kind: str, out: Path) -> Path:
+    """The file of a profile's "results" or "success"."""
+    begin = PROFILES[profile].lines
+    return out / f"{kind}.jsonl" if begin is None else HERE / f"{begin}{kind}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

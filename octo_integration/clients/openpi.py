@@ -29,8 +29,9 @@ _LORA, _LORA_LAMBDA_MAX = r"low_mem|lora", 0.8  # OpenVLA-OFT, LoRA
 class MapsAdamW:
     """openpi's AdamW with MAPS behind it; meets its `OptimizerConfig`, and its command line reads the fields.
 
-    SigLIP, its projection and Gemma are held; the action expert, the action and state projections, and LoRA adapters
-    are free. The parameters that a LoRA config freezes never reach the optimizer.
+    SigLIP, its projection and Gemma are held; the action expert, though openpi's base checkpoints have pretrained it,
+    the action and state projections, and LoRA adapters are free. The parameters that a LoRA config freezes never reach
+    the optimizer.
 
     Attributes:
       lambda_max: λ of SigLIP's first layer.
@@ -85,7 +86,7 @@ class MapsAdamW:
           A transformation for three-argument `update`, whose state is a tuple of the members' states.
 
         Raises:
-          ValueError: as `mx.maps` does; at `init`, `hold_adapters` where there are no adapters.
+          ValueError: as `mx.maps` does; at `init`, there are no adapters for `hold_adapters`, so switch it off.
         """
         stack = mx.presets.openpi()
         members = [

@@ -162,8 +162,9 @@ def pretrain(config: PretrainConfig) -> Path:
         )
     vla = VLA(sizes)
     out = Path(config.out)
+    given = _given_words(config, sizes)
     _claim(out, config)
-    words = _vocabulary(config, frames.take(slice(count)), sizes)
+    words = given or _own_words(out, frames.take(slice(count)), sizes)
     train = Corpus(frames.take(slice(count)), config.text_length, words)
     heldout = Corpus(frames.take(slice(count, None)), config.text_length, words)
     tx = _optimizer(config)
@@ -184,12 +185,23 @@ def pretrain(config: PretrainConfig) -> Path:
     return _publish(out, config, rounded, probes)
 
 
-def _vocabulary(config: PretrainConfig, frames: Frames, sizes: VLAConfig) -> Words:
-    """That of `config` or of a model of bytes; else it is made from the frames' texts and lies beside the weights."""
-    given = "bytes" if sizes.tokenizer == "bytes" else config.words
-    if given is not None:
-        return load_words(given)
-    path = Path(config.out) / TOKENIZER
+def _given_words(config: PretrainConfig, sizes: VLAConfig) -> Words | None:
+    """The vocabulary of a model of bytes, or the one that `config` names; None: it has to be made."""
+    spec = config.words or ("bytes" if sizes.tokenizer == "bytes" else None)
+    if spec is None:
+        return None
+    words = load_words(spec)
+    if (spec == "bytes") != (sizes.tokenizer == "bytes") or words.size > sizes.language.vocabulary:
+        raise ValueError(
+            f"pretrain: words {spec!r} ({words.size} tokens) do not fit model {config.model!r}, whose tokenizer is "
+            f"{sizes.tokenizer!r} with {sizes.language.vocabulary} rows of embedding; give others, or none."
+        )
+    return words
+
+
+def _own_words(out: Path, frames: Frames, sizes: VLAConfig) -> Words:
+    """Made from the frames' texts; lies beside the weights."""
+    path = out / TOKENIZER
     if not path.is_file():
         train_words(sorted(texts(frames)), sizes.language.vocabulary).save(str(path))
     return load_words(str(path))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import maps_optax as mx
+from tests.maps_optax.positions import positions
 
 N = 3
 W = jax.ShapeDtypeStruct((N, N), jnp.float32)
@@ -29,14 +30,7 @@ def scanned(x: Any, stacked: Any, **options: Any) -> Any:
 
 def places(apply_fn: Any, params: Any, *inputs: Any, free: Any = ()) -> dict[str, Any]:
     """Path → position, or the positions of a stacked leaf's rows."""
-    stack = mx.infer_layers(apply_fn, params, *(inputs or (X,)), free=free)
-    found: dict[str, Any] = {}
-    for s in mx.slices(stack, params):
-        if s.row is None:
-            found[s.path] = s.position
-        else:
-            found.setdefault(s.path, []).append(s.position)
-    return found
+    return positions(mx.infer_layers(apply_fn, params, *(inputs or (X,)), free=free), params)
 
 
 def test_numbers_are_blocks_in_the_order_of_the_data_not_of_the_alphabet() -> None:
@@ -218,6 +212,11 @@ def test_a_model_without_blocks_has_a_layer_for_every_part() -> None:
 def test_a_scan_in_reverse_is_refused() -> None:
     with pytest.raises(ValueError, match="leaf 'tower/blocks' from its last row to its first"):
         mx.infer_layers(lambda p, x: scanned(x, p["tower"]["blocks"], reverse=True), {"tower": {"blocks": rows(2)}}, X)
+
+
+def test_one_string_is_refused_where_patterns_are_wanted() -> None:
+    with pytest.raises(ValueError, match="free is 'head/'; give a list of patterns"):
+        mx.infer_layers(lambda p, x: x @ p, W, X, free="head/")
 
 
 def test_the_proposal_trains() -> None:

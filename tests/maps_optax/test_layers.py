@@ -7,19 +7,9 @@ import numpy as np
 import pytest
 
 import maps_optax as mx
+from tests.maps_optax.positions import positions
 
 W = np.zeros((2, 3), np.float32)
-
-
-def positions(stack: Any, params: Any) -> dict[str, Any]:
-    """Path → k, or the list of k of a stacked leaf."""
-    found: dict[str, Any] = {}
-    for s in mx.slices(stack, params):
-        if s.row is None:
-            found[s.path] = s.position
-        else:
-            found.setdefault(s.path, []).append(s.position)
-    return found
 
 
 def tower(**changes: Any) -> mx.LayerStack:

@@ -103,6 +103,11 @@ def test_linear_is_set_against_uniform_in_every_regime(study):
     assert "linear 2 − uniform 2" in questions.linear_against_uniform(study)
 
 
+def test_variants_are_set_against_linear_of_the_same_strength(study):
+    found = rows(questions.variants(study))
+    assert found["MAPS, linear, λ 2"]["ID, difference"] == "" and found["MAPS, cosine, λ 2"]["ID, difference"] != ""
+
+
 def test_one_tower_is_compared_with_its_own_adam(synthetic):
     points = [*synthetic.points("adam-one tower"), *synthetic.points("linear-one tower", axis="lambda", x=2.0)]
     found = rows(questions.one_tower([{**r, "group": "one tower"} for r in points]))
@@ -122,7 +127,7 @@ def test_nothing_gives_no_table():
     assert report([]).strip() == ""
     for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.matched_id, tables.drift,
                   tables.success_rates, questions.schedules, questions.boundaries,
-                  questions.linear_against_uniform, questions.one_tower, questions.adaptive,
+                  questions.linear_against_uniform, questions.variants, questions.one_tower, questions.adaptive,
                   questions.lora):  # fmt: skip
         assert table([]) == ""
 

@@ -64,6 +64,17 @@ def test_methods_do_to_the_layers_what_they_say(windows, theta0):
     assert all(tied[name] < 0.5 * adam[name] for name in tied)
 
 
+def test_a_model_of_one_tower_is_fine_tuned_by_the_same_program(windows):
+    start = initial(Program("tiny_clip"), None, 0)
+
+    def clip(**options):
+        end = run(Point("x", "", model="tiny_clip", **options), windows, start)
+        return sum(v for layer, v in drift(end.params, start)[0].items() if layer.startswith("clip"))
+
+    adam = clip()
+    assert clip(frozen=("clip",)) == 0 and 0 < clip(lambda_max=2.0) < 0.7 * adam
+
+
 def test_the_same_seed_gives_the_same_weights_and_the_average_lies_between(windows, theta0):
     one, two = (run(Point("adam", ""), windows, theta0) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)

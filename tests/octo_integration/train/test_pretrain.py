@@ -143,9 +143,11 @@ def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
         "no objective": (dict(model="octo_small"), "'octo_small' has neither dinov2 with siglip nor clip alone"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
+        "no words": (dict(words="none.json"), "none.json"),
+        "bytes": (dict(words="bytes"), "words 'bytes' .* do not fit model 'small', whose tokenizer is 'tiny'"),
         "size": (dict(model="tiny"), "have 16 pixels, model 'tiny' sees 64; render them with --image-size 64"),
     }.values():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             pretrain(dataclasses.replace(small, **change))
     assert not (tmp_path / "run").exists()
     for change, message in (
