@@ -208,7 +208,7 @@ def _product(
 
 def _sums(a: jax.Array, u: jax.Array, layer: _spd.Layer, scale: float) -> _spd.Sums:
     """‖Δ‖², its growth and ⟨g, B⟩ over each layer of a pair, (n,)."""
-    b, v, g = layer.d, layer.u, layer.g
+    b, v, g = layer.theta, layer.u, layer.g
     assert g is not None
     if _is_transposed(a.shape, b.shape):  # Δ = B A: B is the left factor
         left, right, d_left, d_right = b, a, v, u

@@ -29,6 +29,8 @@ _NORMS = ("l2", "mars")
 _CRITERIA = ("auto", "gradient")
 # The released code's floor of an L1 norm; it decides r where a displacement is tiny.
 _MARS_FLOOR = 1e-8
+# Elements that a CPU may add one after the other in float32.
+_LONGEST_ROW = 2**13
 
 ESTIMATE_WARNING = (
     "maps_optax estimates the trigger sign from the update, because `update` received no gradient. For the exact "
@@ -177,17 +179,16 @@ def selective_projection(
         raise ValueError(f"{who}: b1 is {b1}; it must be in [0, 1).")
     warned = False
 
-    def strengths_now(anchored: list[_strength.Anchored], count: Any) -> jax.Array:
+    def strengths_now(anchored: list[_strength.Anchored], count: Any) -> list[jax.Array]:
         parts = [jnp.atleast_1d(jnp.asarray(a.strength, stat_dtype())) for a in anchored]
-        vector = jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
-        return vector if scale is None else vector * jnp.asarray(scale(count), stat_dtype())
+        return parts if scale is None else [part * jnp.asarray(scale(count), stat_dtype()) for part in parts]
 
     def init(params: Any) -> _anchor.SPDState:
         flat = _tree.flatten(params)
         anchored = _strength.plan(strength, flat, params, who)
         theta0 = _anchor.init(flat, [a.leaf for a in anchored], anchor, anchor_dtype, anchor_memory_kind, who)
         count = jnp.zeros((), jnp.int32)
-        now = strengths_now(anchored, count)
+        now = _join(strengths_now(anchored, count))
         zeros = [jnp.zeros(now.shape, now.dtype) for _ in range(4)]  # apart, so that none is donated twice
         leaf = np.repeat(np.arange(len(anchored), dtype=np.int32), [a.layers or 1 for a in anchored])
         return _anchor.SPDState(count, theta0, jnp.asarray(leaf), now, *zeros)
@@ -223,39 +224,28 @@ def selective_projection(
             if grad is not None:
                 _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
             layers.append(_layer(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
+        exact = grad is not None
         count = state.count + 1
         now = strengths_now(anchored, state.count)
+        splits = np.cumsum([a.layers or 1 for a in anchored], dtype=int)[:-1]
         sums = [_sums(layer, norm, adapt is not None) for layer in layers]
         if axis_name is not None:
             sums = _psum(sums, axis_name)
-
-        if norm == "l2":  # every layer has one row: all scalars in one vector
-            groups = [_concatenate(sums)] if sums else []
-            strength_of, carry_of = [now], [state.carry]
-        else:
-            groups = sums
-            splits = np.cumsum([s.dd.shape[0] for s in sums])[:-1]
-            strength_of, carry_of = jnp.split(now, splits), jnp.split(state.carry, splits)
-        judged = [_judge(s, carry, count, grad is not None, b1) for s, carry in zip(groups, carry_of)]
+        judged = [_judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
         if adapt is not None and judged:
-            now = _adapted(adapt, groups[0], judged[0], state, now, anchored, who)
-            strength_of = [now]
-        decided = [
-            decide(s, verdict, lam, grad is not None, max_pull) for s, verdict, lam in zip(groups, judged, strength_of)
-        ]
-        pulls = [d.pull for d in decided]
-        if norm == "l2" and decided:
-            pulls = jnp.split(pulls[0], np.cumsum([s.dd.shape[0] for s in sums])[:-1])
-
-        for a, layer, pull in zip(anchored, layers, pulls):
-            steps[a.leaf] = project(layer, pull, steps[a.leaf].dtype)
-        new_state = state._replace(count=count, strength=now)
+            adapted = _adapted(adapt, _concatenate(sums), _concatenate(judged), state, _join(now), anchored, who)
+            now = jnp.split(adapted, splits)
+        # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
+        decided = [decide(s, verdict, lam, exact, max_pull) for s, verdict, lam in zip(sums, judged, now)]
+        for a, layer, decision in zip(anchored, layers, decided):
+            steps[a.leaf] = project(layer, decision.pull, steps[a.leaf].dtype)
+        new_state = state._replace(count=count, strength=_join(now))
         if decided:
             new_state = new_state._replace(
-                carry=jnp.concatenate([d.carry for d in decided]),
-                drift=jnp.concatenate([d.drift for d in decided]),
-                triggered=jnp.concatenate([d.triggered for d in decided]),
-                pull=jnp.concatenate([d.pull.mean(axis=1) for d in decided]),
+                carry=_join([d.carry for d in decided]),
+                drift=_join([d.drift for d in decided]),
+                triggered=_join([d.triggered for d in decided]),
+                pull=_join([d.pull.mean(axis=1) for d in decided]),
             )
         return _tree.unflatten(flat, steps), new_state
 
@@ -263,43 +253,65 @@ def selective_projection(
 
 
 class Layer(NamedTuple):
-    """One anchored leaf, widened: displacement before the step, update, gradient, θ0, and which axes are kept apart."""
+    """One anchored leaf, widened: parameter before the step, update, gradient, θ0, and which axes are kept apart."""
 
-    d: jax.Array
+    theta: jax.Array
     u: jax.Array
     g: Optional[jax.Array]
-    theta0: Optional[jax.Array]
+    theta0: Optional[jax.Array]  # None: 0
     stacked: bool
     rows: bool = False
 
 
 def _layer(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> Layer:
     dtype = jnp.promote_types(jnp.promote_types(theta.dtype, u.dtype), jnp.float32)
-    theta0 = theta0.astype(dtype)
-    d = theta.astype(dtype) - theta0
     stacked = a.layers is not None
-    rows = norm == "mars" and d.ndim - stacked >= 2
-    return Layer(d, u.astype(dtype), None if g is None else g.astype(dtype), theta0, stacked, rows)
+    rows = norm == "mars" and theta.ndim - stacked >= 2
+    theta, u, theta0 = (x.astype(dtype) for x in (theta, u, theta0))
+    return Layer(theta, u, None if g is None else g.astype(dtype), theta0, stacked, rows)
 
 
 def _sums(layer: Layer, norm: str, with_anchor: bool) -> Sums:
-    d, u, g = layer.d, layer.u, layer.g
-    kept = layer.stacked + layer.rows
-    axes = tuple(range(kept, d.ndim))
+    theta, u, g, theta0 = layer.theta, layer.u, layer.g, layer.theta0
+    assert theta0 is not None
+    d = theta - theta0
+    terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d}
+    if norm == "mars":
+        terms |= {"l1": jnp.abs(d + u), "l1_growth": jnp.abs(d + u) - jnp.abs(d)}
+    if with_anchor:
+        terms["anchor"] = theta0 * theta0
     shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
-
-    def total(x: jax.Array) -> jax.Array:
-        x = jnp.sum(x, axis=axes)
-        return (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
-
+    totals = _totals(tuple(terms.values()), tuple(range(layer.stacked + layer.rows, d.ndim)))
     return Sums(
-        dd=total(d * d),
-        growth=total(u * (d + d + u)),
-        sign=total((u if g is None else g) * d),
-        l1=total(jnp.abs(d + u)) if norm == "mars" else None,
-        l1_growth=total(jnp.abs(d + u) - jnp.abs(d)) if norm == "mars" else None,
-        anchor=total(layer.theta0 * layer.theta0) if with_anchor and layer.theta0 is not None else None,
+        **{
+            name: (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
+            for name, x in zip(terms, totals)
+        }
     )
+
+
+def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Each of the terms, which have one shape, summed over `axes`.
+
+    One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
+    its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
+    instead of adding to the one all-reduce, so it is for a process that has no second device to share a leaf with.
+    """
+
+    def each(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jnp.sum(x, axis=axes) for x in terms)
+
+    def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        zeros = (np.zeros((), terms[0].dtype),) * len(terms)
+        rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
+        return _totals(tuple(rows), axes[:-1])
+
+    if not axes:
+        return terms
+    long = terms[0].shape[axes[-1]] > _LONGEST_ROW
+    if long or jax.device_count() > 1 or not hasattr(jax.lax, "platform_dependent"):
+        return each(*terms)
+    return jax.lax.platform_dependent(*terms, cpu=together, cuda=together, rocm=together, default=each)
 
 
 def crossed(x: jax.Array) -> jax.Array:
@@ -406,18 +418,24 @@ def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull
 
 def project(layer: Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
-    d, u = layer.d, layer.u
-    shape = [1] * d.ndim
+    theta, u, theta0 = layer.theta, layer.u, layer.theta0
+    shape = [1] * theta.ndim
     if layer.stacked:
-        shape[0] = d.shape[0]
+        shape[0] = theta.shape[0]
     if layer.rows:
-        shape[int(layer.stacked)] = d.shape[int(layer.stacked)]
+        shape[int(layer.stacked)] = theta.shape[int(layer.stacked)]
     pull = (crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
-    return jnp.where(pull > 0, u - pull * (d + u), u).astype(dtype)
+    # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters.
+    displaced = theta + u if theta0 is None else (theta + u) - theta0
+    return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)
 
 
-def _concatenate(sums: list[Sums]) -> Sums:
-    return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *sums)
+def _join(parts: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
+
+
+def _concatenate(tuples: list[Any]) -> Any:
+    return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *tuples)
 
 
 def _psum(sums: list[Sums], axis_name: Any) -> list[Sums]:

@@ -33,7 +33,7 @@ import tyro  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 import maps_optax as mx  # noqa: E402
-from benchmarks.tpu_aot.hlo import collectives  # noqa: E402
+from benchmarks.hlo import collectives  # noqa: E402
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig  # noqa: E402
 from octo_integration.model.sizes import CONFIGS  # noqa: E402
 from octo_integration.model.vla import VLA  # noqa: E402
