@@ -28,37 +28,48 @@ FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-
 
 
 class Traffic(NamedTuple):
-    """Bytes that a step moves in the device's main memory, and in memory that the compiler manages on the chip."""
+    """Bytes of a step by memory: the device's main one, and one that the compiler manages on the chip."""
 
-    main: int
-    on_chip: int
+    main: int  # read and written in main memory
+    on_chip: int  # read and written on the chip
+    temporaries: int  # of all arrays that are written to main memory and are no output; more than live at once
 
 
 def traffic(text: str) -> Traffic:
-    """Bytes read and written by the instructions of a compiled program's entry, which has no loop.
+    """What the instructions of a compiled program's entry, which has no loop, read and write.
 
     The compilers' own "bytes accessed" does not tell one memory from the other: a TPU program that fetches a leaf to
     the chip ahead of time counts it three times. Here a layout with `S(1)` is on the chip.
     """
     shapes: dict[str, str] = {}
+    parameters = set()
     moved = [0, 0]
+    temporaries = 0
     for line in text[text.index("ENTRY") :].splitlines()[1:]:
         match = INSTRUCTION.match(line)
         if not match:
             continue
-        name, shape, operation, operands = match.groups()
+        name, shape, operation, listed = match.groups()
+        operands = re.findall(r"%([\w.-]+)", listed)
         shapes[name] = shape
+        if operation == "parameter":
+            parameters.add(name)
+        if line.lstrip().startswith("ROOT"):
+            outputs = [shapes[o] for o in operands if o not in parameters] if operation == "tuple" else []
+            temporaries -= sum(size for o in outputs for size, on_chip in _arrays(o) if not on_chip)
         if operation in FREE:
             continue
+        written = _arrays(shape)
         if operation in ("copy-start", "slice-start"):
             # (destination, source, context) and ((source), destination, context), of which a slice reads as it writes
-            arrays = _arrays(shape)[:2]
-            ends = arrays if operation == "copy-start" else [(arrays[1][0], False), (arrays[1][0], True)]
+            written = written[:1] if operation == "copy-start" else written[1:2]
+            read = _arrays(shape)[1:2] if operation == "copy-start" else [(written[0][0], False)]
         else:
-            ends = _arrays(shape) + [x for o in re.findall(r"%([\w.-]+)", operands) for x in _arrays(shapes.get(o, ""))]
-        for size, on_chip in ends:
+            read = [x for o in operands for x in _arrays(shapes.get(o, ""))]
+        temporaries += sum(size for size, on_chip in written if not on_chip)
+        for size, on_chip in written + read:
             moved[on_chip] += size
-    return Traffic(*moved)
+    return Traffic(*moved, temporaries)
 
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:

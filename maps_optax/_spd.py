@@ -236,11 +236,13 @@ def selective_projection(
             adapted = _adapted(adapt, _concatenate(sums), _concatenate(judged), state, _join(now), anchored, who)
             now = jnp.split(adapted, splits)
         # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
-        decided = [decide(s, verdict, lam, exact, max_pull) for s, verdict, lam in zip(sums, judged, now)]
-        for a, layer, decision in zip(anchored, layers, decided):
-            steps[a.leaf] = project(layer, decision.pull, steps[a.leaf].dtype)
+        for a, layer, verdict, lam in zip(anchored, layers, judged, now):
+            steps[a.leaf] = project(layer, pull_of(verdict, lam, max_pull), steps[a.leaf].dtype)
         new_state = state._replace(count=count, strength=_join(now))
-        if decided:
+        if anchored:
+            if norm == "l2":  # one row per layer: what the state keeps is computed for all layers at once
+                sums, judged, now = [_concatenate(sums)], [_concatenate(judged)], [_join(now)]
+            decided = [decide(s, verdict, lam, exact, max_pull) for s, verdict, lam in zip(sums, judged, now)]
             new_state = new_state._replace(
                 carry=_join([d.carry for d in decided]),
                 drift=_join([d.drift for d in decided]),
@@ -401,18 +403,22 @@ class Decision(NamedTuple):
     triggered: jax.Array  # (n,)
 
 
-def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
-    """All of the step's scalars, for n layers at once."""
+def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
+    """λ·r where triggered, (n, rows)."""
     triggered = verdict.home > 0  # c < 0; False for NaN
     pull = jnp.where(triggered[:, None], strength[:, None] * verdict.ratio, 0)
-    if max_pull is not None:
-        pull = jnp.minimum(pull, max_pull)
+    return pull if max_pull is None else jnp.minimum(pull, max_pull)
+
+
+def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
+    """All of the step's scalars, for n layers at once."""
+    pull = pull_of(verdict, strength, max_pull)
     squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
     return Decision(
         pull=pull,
-        carry=jnp.zeros_like(triggered, stat_dtype()) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
+        carry=jnp.zeros_like(verdict.home) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=jnp.sqrt(squared.sum(axis=1)),
-        triggered=triggered.astype(stat_dtype()),
+        triggered=(verdict.home > 0).astype(stat_dtype()),
     )
 
 
