@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _spd, _strength, _tree
+from maps_optax import _anchor, _spd, _strength, _sums, _tree
 
 Pairs = Union[Mapping[str, str], Callable[[str], Optional[str]]]
 
@@ -152,8 +152,8 @@ def _product(
         return flat, chosen, held
 
     def strengths_now(held: list[_strength.Anchored]) -> jax.Array:
-        parts = [jnp.atleast_1d(jnp.asarray(h.strength, _spd.stat_dtype())) for h in held]
-        return jnp.concatenate(parts) if parts else jnp.zeros((0,), _spd.stat_dtype())
+        parts = [jnp.atleast_1d(jnp.asarray(h.strength, _sums.stat_dtype())) for h in held]
+        return jnp.concatenate(parts) if parts else jnp.zeros((0,), _sums.stat_dtype())
 
     def init(params: Any) -> _anchor.SPDState:
         flat, chosen, held = plan(params)
@@ -192,8 +192,8 @@ def _product(
             given = (flat.leaves[pair.a], flat.leaves[pair.b], steps[pair.a], steps[pair.b], grads[pair.b])
             dtype = jnp.result_type(jnp.float32, *(x.dtype for x in given))
             a, b, u, v, g = (x.astype(dtype) for x in given)
-            layers.append(_spd.Layer(b, v, g, None, h.layers is not None))
-            sums.append(_sums(a, u, layers[-1], scale))
+            layers.append(_sums.Layer(b, v, g, None, h.layers is not None))
+            sums.append(_of_product(a, u, layers[-1], scale))
         s = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts)[:, None], *sums)
         decided = _spd.decide(s, _spd.Verdict(s.sign[:, 0], _spd.ratio(s)), now, True, max_pull)
         pulls = jnp.split(decided.pull, np.cumsum([h.layers or 1 for h in held])[:-1])
@@ -206,7 +206,7 @@ def _product(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _sums(a: jax.Array, u: jax.Array, layer: _spd.Layer, scale: float) -> _spd.Sums:
+def _of_product(a: jax.Array, u: jax.Array, layer: _sums.Layer, scale: float) -> _sums.Sums:
     """‖Δ‖², its growth and ⟨g, B⟩ over each layer of a pair, (n,)."""
     b, v, g = layer.theta, layer.u, layer.g
     assert g is not None
@@ -223,14 +223,14 @@ def _sums(a: jax.Array, u: jax.Array, layer: _spd.Layer, scale: float) -> _spd.S
 
     def total(x: jax.Array) -> jax.Array:
         x = jnp.sum(x, axis=tuple(range(int(layer.stacked), x.ndim)))
-        return jnp.atleast_1d(_spd.crossed(x) if layer.stacked else x).astype(_spd.stat_dtype())
+        return jnp.atleast_1d(_sums.crossed(x) if layer.stacked else x).astype(_sums.stat_dtype())
 
     after = right + d_right
     ll, dl, dd = inner(left, left), inner(d_left, left), inner(d_left, d_left)
     # With D = Δ̃ − Δ = d_left · after + left · d_right: ‖Δ̃‖² − ‖Δ‖² = 2⟨D, Δ⟩ + ‖D‖², which does not cancel.
     crossing = dl * outer(after, right + d_right) + ll * outer(d_right, right)
     squared = dd * outer(after, after) + ll * outer(d_right, d_right)
-    return _spd.Sums(
+    return _sums.Sums(
         dd=jnp.maximum(total(ll * outer(right, right)), 0) * scale**2,
         growth=total(2 * crossing + squared) * scale**2,
         sign=total(g * b),

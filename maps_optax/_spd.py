@@ -13,7 +13,6 @@ with u_t the update of the optimizer before it and g_t the raw gradient. One c a
 slice along axis 0 of a leaf that stacks layers.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
@@ -23,14 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _adapt, _anchor, _strength, _tree
+from maps_optax import _adapt, _anchor, _strength, _sums, _tree
 
 _NORMS = ("l2", "mars")
 _CRITERIA = ("auto", "gradient")
 # The released code's floor of an L1 norm; it decides r where a displacement is tiny.
 _MARS_FLOOR = 1e-8
-# Elements that a CPU may add one after the other in float32.
-_LONGEST_ROW = 2**13
 
 ESTIMATE_WARNING = (
     "maps_optax estimates the trigger sign from the update, because `update` received no gradient. For the exact "
@@ -136,17 +133,6 @@ def spd(
     )
 
 
-class Sums(NamedTuple):
-    """Inner products over each layer, or each row of it, with d = θ − θ0 before the step: arrays (n, rows)."""
-
-    dd: jax.Array  # ‖d‖²
-    growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
-    sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ⟨u, d⟩
-    l1: Optional[jax.Array] = None  # Σ|d + u|, for "mars"
-    l1_growth: Optional[jax.Array] = None  # Σ(|d + u| − |d|), for "mars"
-    anchor: Optional[jax.Array] = None  # ‖θ0‖², for `adapt`
-
-
 def selective_projection(
     strength: Callable[[Any], Any],
     scale: Optional[Callable[[jax.Array], Any]],
@@ -180,15 +166,15 @@ def selective_projection(
     warned = False
 
     def strengths_now(anchored: list[_strength.Anchored], count: Any) -> list[jax.Array]:
-        parts = [jnp.atleast_1d(jnp.asarray(a.strength, stat_dtype())) for a in anchored]
-        return parts if scale is None else [part * jnp.asarray(scale(count), stat_dtype()) for part in parts]
+        parts = [jnp.atleast_1d(jnp.asarray(a.strength, _sums.stat_dtype())) for a in anchored]
+        return parts if scale is None else [part * jnp.asarray(scale(count), _sums.stat_dtype()) for part in parts]
 
     def init(params: Any) -> _anchor.SPDState:
         flat = _tree.flatten(params)
         anchored = _strength.plan(strength, flat, params, who)
         theta0 = _anchor.init(flat, [a.leaf for a in anchored], anchor, anchor_dtype, anchor_memory_kind, who)
         count = jnp.zeros((), jnp.int32)
-        now = _join(strengths_now(anchored, count))
+        now = _sums.join(strengths_now(anchored, count))
         zeros = [jnp.zeros(now.shape, now.dtype) for _ in range(4)]  # apart, so that none is donated twice
         leaf = np.repeat(np.arange(len(anchored), dtype=np.int32), [a.layers or 1 for a in anchored])
         return _anchor.SPDState(count, theta0, jnp.asarray(leaf), now, *zeros)
@@ -223,108 +209,37 @@ def selective_projection(
             _check_shape("updates", steps[a.leaf], flat.paths[a.leaf], theta0, who)
             if grad is not None:
                 _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
-            layers.append(_layer(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
+            layers.append(_sums.widen(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         exact = grad is not None
         count = state.count + 1
         now = strengths_now(anchored, state.count)
         splits = np.cumsum([a.layers or 1 for a in anchored], dtype=int)[:-1]
-        sums = [_sums(layer, norm, adapt is not None) for layer in layers]
+        sums = [_sums.sums_of(layer, norm, adapt is not None) for layer in layers]
         if axis_name is not None:
-            sums = _psum(sums, axis_name)
+            sums = _sums.psum(sums, axis_name)
         judged = [_judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
         if adapt is not None and judged:
-            adapted = _adapted(adapt, _concatenate(sums), _concatenate(judged), state, _join(now), anchored, who)
+            adapted = _adapted(
+                adapt, _sums.concatenate(sums), _sums.concatenate(judged), state, _sums.join(now), anchored, who
+            )
             now = jnp.split(adapted, splits)
         # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
         for a, layer, verdict, lam in zip(anchored, layers, judged, now):
             steps[a.leaf] = project(layer, pull_of(verdict, lam, max_pull), steps[a.leaf].dtype)
-        new_state = state._replace(count=count, strength=_join(now))
+        new_state = state._replace(count=count, strength=_sums.join(now))
         if anchored:
             if norm == "l2":  # one row per layer: what the state keeps is computed for all layers at once
-                sums, judged, now = [_concatenate(sums)], [_concatenate(judged)], [_join(now)]
+                sums, judged, now = [_sums.concatenate(sums)], [_sums.concatenate(judged)], [_sums.join(now)]
             decided = [decide(s, verdict, lam, exact, max_pull) for s, verdict, lam in zip(sums, judged, now)]
             new_state = new_state._replace(
-                carry=_join([d.carry for d in decided]),
-                drift=_join([d.drift for d in decided]),
-                triggered=_join([d.triggered for d in decided]),
-                pull=_join([d.pull.mean(axis=1) for d in decided]),
+                carry=_sums.join([d.carry for d in decided]),
+                drift=_sums.join([d.drift for d in decided]),
+                triggered=_sums.join([d.triggered for d in decided]),
+                pull=_sums.join([d.pull.mean(axis=1) for d in decided]),
             )
         return _tree.unflatten(flat, steps), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-class Layer(NamedTuple):
-    """One anchored leaf, widened: parameter before the step, update, gradient, θ0, and which axes are kept apart."""
-
-    theta: jax.Array
-    u: jax.Array
-    g: Optional[jax.Array]
-    theta0: Optional[jax.Array]  # None: 0
-    stacked: bool
-    rows: bool = False
-
-
-def _layer(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> Layer:
-    dtype = jnp.promote_types(jnp.promote_types(theta.dtype, u.dtype), jnp.float32)
-    stacked = a.layers is not None
-    rows = norm == "mars" and theta.ndim - stacked >= 2
-    theta, u, theta0 = (x.astype(dtype) for x in (theta, u, theta0))
-    return Layer(theta, u, None if g is None else g.astype(dtype), theta0, stacked, rows)
-
-
-def _sums(layer: Layer, norm: str, with_anchor: bool) -> Sums:
-    theta, u, g, theta0 = layer.theta, layer.u, layer.g, layer.theta0
-    assert theta0 is not None
-    d = theta - theta0
-    terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d}
-    if norm == "mars":
-        terms |= {"l1": jnp.abs(d + u), "l1_growth": jnp.abs(d + u) - jnp.abs(d)}
-    if with_anchor:
-        terms["anchor"] = theta0 * theta0
-    shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
-    totals = _totals(tuple(terms.values()), tuple(range(layer.stacked + layer.rows, d.ndim)))
-    return Sums(
-        **{
-            name: (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
-            for name, x in zip(terms, totals)
-        }
-    )
-
-
-def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Each of the terms, which have one shape, summed over `axes`.
-
-    One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
-    its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
-    instead of adding to the one all-reduce, so it is for a process that has no second device to share a leaf with.
-    """
-
-    def each(*terms: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(jnp.sum(x, axis=axes) for x in terms)
-
-    def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
-        zeros = (np.zeros((), terms[0].dtype),) * len(terms)
-        rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
-        return _totals(tuple(rows), axes[:-1])
-
-    if not axes:
-        return terms
-    long = terms[0].shape[axes[-1]] > _LONGEST_ROW
-    if long or jax.device_count() > 1 or not hasattr(jax.lax, "platform_dependent"):
-        return each(*terms)
-    return jax.lax.platform_dependent(*terms, cpu=together, cuda=together, rocm=together, default=each)
-
-
-def crossed(x: jax.Array) -> jax.Array:
-    """`x`, summed against the identity over axis 0, the axis of stacked layers.
-
-    Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
-    statistics: on the way in, the sum becomes part of the all-reduce that they share, and on the way out a local
-    slice, instead of an all-gather and a permutation per leaf.
-    """
-    eye = jnp.eye(x.shape[0], dtype=bool).reshape(x.shape[:1] * 2 + (1,) * (x.ndim - 1))
-    return jnp.sum(jnp.where(eye, x[:, None], 0), axis=0)
 
 
 class Verdict(NamedTuple):
@@ -334,18 +249,18 @@ class Verdict(NamedTuple):
     ratio: jax.Array  # r, (n, rows)
 
 
-def _judge(s: Sums, carry: jax.Array, count: jax.Array, exact: bool, b1: Any) -> Verdict:
+def _judge(s: _sums.Sums, carry: jax.Array, count: jax.Array, exact: bool, b1: Any) -> Verdict:
     """Where the gradient asks to go and how far the step goes out, for n layers at once."""
     if exact:
         home = s.sign.sum(axis=1)
     else:
-        power = jnp.asarray(b1, stat_dtype()) ** count.astype(stat_dtype())
+        power = jnp.asarray(b1, _sums.stat_dtype()) ** count.astype(_sums.stat_dtype())
         # −(1 − b1^t)⟨u_t, d⟩ + b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a negative multiple of the estimate of c
         home = (b1 - power) * carry - (1 - power) * s.sign.sum(axis=1)
     return Verdict(home, ratio(s))
 
 
-def ratio(s: Sums) -> jax.Array:
+def ratio(s: _sums.Sums) -> jax.Array:
     """r, (n, rows)."""
     if s.l1 is None or s.l1_growth is None:
         growth = jnp.maximum(s.growth, 0)
@@ -360,7 +275,7 @@ def ratio(s: Sums) -> jax.Array:
 
 def _adapted(
     adapt: _adapt.Adapt,
-    s: Sums,
+    s: _sums.Sums,
     verdict: Verdict,
     state: _anchor.SPDState,
     start: jax.Array,
@@ -410,7 +325,7 @@ def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
     return pull if max_pull is None else jnp.minimum(pull, max_pull)
 
 
-def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
+def decide(s: _sums.Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
     """All of the step's scalars, for n layers at once."""
     pull = pull_of(verdict, strength, max_pull)
     squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
@@ -418,11 +333,11 @@ def decide(s: Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull
         pull=pull,
         carry=jnp.zeros_like(verdict.home) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=jnp.sqrt(squared.sum(axis=1)),
-        triggered=(verdict.home > 0).astype(stat_dtype()),
+        triggered=(verdict.home > 0).astype(_sums.stat_dtype()),
     )
 
 
-def project(layer: Layer, pull: jax.Array, dtype: Any) -> jax.Array:
+def project(layer: _sums.Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
     theta, u, theta0 = layer.theta, layer.u, layer.theta0
     shape = [1] * theta.ndim
@@ -430,28 +345,10 @@ def project(layer: Layer, pull: jax.Array, dtype: Any) -> jax.Array:
         shape[0] = theta.shape[0]
     if layer.rows:
         shape[int(layer.stacked)] = theta.shape[int(layer.stacked)]
-    pull = (crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
+    pull = (_sums.crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
     # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters.
     displaced = theta + u if theta0 is None else (theta + u) - theta0
     return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)
-
-
-def _join(parts: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
-
-
-def _concatenate(tuples: list[Any]) -> Any:
-    return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *tuples)
-
-
-def _psum(sums: list[Sums], axis_name: Any) -> list[Sums]:
-    """The sums of all layers in one all-reduce."""
-    leaves, treedef = jax.tree_util.tree_flatten(sums)
-    if not leaves:
-        return sums
-    flat = jax.lax.psum(jnp.concatenate([x.reshape(-1) for x in leaves]), axis_name)
-    parts = jnp.split(flat, np.cumsum([math.prod(x.shape) for x in leaves])[:-1])
-    return jax.tree_util.tree_unflatten(treedef, [p.reshape(x.shape) for p, x in zip(parts, leaves)])
 
 
 def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str) -> None:
@@ -460,11 +357,6 @@ def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str)
             f"{who}: {what} of leaf {_tree.name(path)!r} has shape {np.shape(given)}, but the leaf has "
             f"{np.shape(theta0)}; give what jax.grad gives for params."
         )
-
-
-def stat_dtype() -> Any:
-    """float32, or float64 where JAX is told to use it."""
-    return jnp.asarray(0.0).dtype
 
 
 def _check_layout(

@@ -9,7 +9,6 @@ Needs `pip install -e '.[vla,tpu]'`.
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -33,6 +32,7 @@ import tyro  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 import maps_optax as mx  # noqa: E402
+from benchmarks.batch import abstract_batch  # noqa: E402
 from benchmarks.hlo import collectives  # noqa: E402
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig  # noqa: E402
 from octo_integration.model.sizes import CONFIGS  # noqa: E402
@@ -161,23 +161,6 @@ def components(like: TrainState) -> dict[str, int]:
 
 def _bytes(tree: Any) -> int:
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def abstract_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """The device form of a batch of `size` samples as shapes on the mesh."""
-    vla = CONFIGS[name]
-    place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
-    side, length = vla.image_size, vla.instruction_length
-    return {
-        "observation": {
-            "image_primary": place((size, 1, side, side, 3), np.uint8),
-            "proprio": place((size, 1, vla.proprio_dim), np.float32),
-            "timestep_pad_mask": place((size, 1), bool),
-        },
-        "task": {"tokens": place((size, length), np.int32), "mask": place((size, length), bool)},
-        "action": place((size, vla.chunk, vla.action_dim), np.float32),
-        "action_pad_mask": place((size, vla.chunk, vla.action_dim), bool),
-    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:

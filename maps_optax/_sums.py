@@ -1,0 +1,135 @@
+"""What a step is judged by: inner products over each layer, read in one pass.
+
+One sum per layer: a tensor, or a slice along axis 0 of a leaf that stacks layers (or a row of it, for "mars").
+"""
+
+import math
+from typing import Any, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maps_optax import _strength
+
+# Elements that a CPU may add one after the other in float32.
+_LONGEST_ROW = 2**13
+
+
+class Sums(NamedTuple):
+    """Inner products over each layer, or each row of it, with d = θ − θ0 before the step: arrays (n, rows)."""
+
+    dd: jax.Array  # ‖d‖²
+    growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
+    sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ⟨u, d⟩
+    l1: Optional[jax.Array] = None  # Σ|d + u|, for "mars"
+    l1_growth: Optional[jax.Array] = None  # Σ(|d + u| − |d|), for "mars"
+    anchor: Optional[jax.Array] = None  # ‖θ0‖², for `adapt`
+
+
+class Layer(NamedTuple):
+    """One anchored leaf, widened: parameter before the step, update, gradient, θ0, and which axes are kept apart."""
+
+    theta: jax.Array
+    u: jax.Array
+    g: Optional[jax.Array]
+    theta0: Optional[jax.Array]  # None: 0
+    stacked: bool
+    rows: bool = False
+
+
+def widen(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: str) -> Layer:
+    """A leaf as float32, or as float64 if any of it is."""
+    dtype = jnp.promote_types(jnp.promote_types(theta.dtype, u.dtype), jnp.float32)
+    stacked = a.layers is not None
+    rows = norm == "mars" and theta.ndim - stacked >= 2
+    theta, u, theta0 = (x.astype(dtype) for x in (theta, u, theta0))
+    return Layer(theta, u, None if g is None else g.astype(dtype), theta0, stacked, rows)
+
+
+def sums_of(layer: Layer, norm: str, with_anchor: bool) -> Sums:
+    """The sums of a leaf; those for "mars" and ‖θ0‖² where asked for."""
+    theta, u, g, theta0 = layer.theta, layer.u, layer.g, layer.theta0
+    assert theta0 is not None
+    d = theta - theta0
+    terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d}
+    if norm == "mars":
+        terms |= {"l1": jnp.abs(d + u), "l1_growth": jnp.abs(d + u) - jnp.abs(d)}
+    if with_anchor:
+        terms["anchor"] = theta0 * theta0
+    shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
+    totals = _totals(tuple(terms.values()), tuple(range(layer.stacked + layer.rows, d.ndim)))
+    return Sums(
+        **{
+            name: (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
+            for name, x in zip(terms, totals)
+        }
+    )
+
+
+def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Each of the terms, which have one shape, summed over `axes`.
+
+    One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
+    its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
+    instead of adding to the one all-reduce, so it is for a process that has no second device to share a leaf with.
+    """
+
+    def each(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jnp.sum(x, axis=axes) for x in terms)
+
+    def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        zeros = (np.zeros((), terms[0].dtype),) * len(terms)
+        rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
+        return _totals(tuple(rows), axes[:-1])
+
+    def in_halves(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        """A core adds the terms of two rows in the time of one: additions to one sum wait for each other."""
+        if len(axes) < 2 or terms[0].shape[axes[0]] % 2:
+            return together(*terms)
+        halves = [half for x in terms for half in jnp.split(x, 2, axis=axes[0])]
+        totals = together(*halves)
+        return tuple(a + b for a, b in zip(totals[::2], totals[1::2]))
+
+    if not axes:
+        return terms
+    long = terms[0].shape[axes[-1]] > _LONGEST_ROW
+    if long or jax.device_count() > 1 or not hasattr(jax.lax, "platform_dependent"):
+        return each(*terms)
+    return jax.lax.platform_dependent(*terms, cpu=in_halves, cuda=together, rocm=together, default=each)
+
+
+def crossed(x: jax.Array) -> jax.Array:
+    """`x`, summed against the identity over axis 0, the axis of stacked layers.
+
+    Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
+    statistics: on the way in, the sum becomes part of the all-reduce that they share, and on the way out a local
+    slice, instead of an all-gather and a permutation per leaf.
+    """
+    eye = jnp.eye(x.shape[0], dtype=bool).reshape(x.shape[:1] * 2 + (1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(eye, x[:, None], 0), axis=0)
+
+
+def psum(sums: list[Sums], axis_name: Any) -> list[Sums]:
+    """The sums of all layers in one all-reduce."""
+    leaves, treedef = jax.tree_util.tree_flatten(sums)
+    if not leaves:
+        return sums
+    flat = jax.lax.psum(jnp.concatenate([x.reshape(-1) for x in leaves]), axis_name)
+    parts = jnp.split(flat, np.cumsum([math.prod(x.shape) for x in leaves])[:-1])
+    return jax.tree_util.tree_unflatten(treedef, [p.reshape(x.shape) for p, x in zip(parts, leaves)])
+
+
+def join(parts: list[jax.Array]) -> jax.Array:
+    """The layers of all leaves in one vector."""
+    return jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
+
+
+def concatenate(tuples: list[Any]) -> Any:
+    """One NamedTuple for the layers of all leaves."""
+    return jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *tuples)
+
+
+def stat_dtype() -> Any:
+    """float32, or float64 where JAX is told to use it."""
+    return jnp.asarray(0.0).dtype
