@@ -1,6 +1,6 @@
 """The study, in parts.
 
-python -m benchmarks.generalization run                  # or resume; --profile one_tower, small, rates, smoke
+python -m benchmarks.generalization run                  # or resume; --profile more, one_tower, small, rates, smoke
 python -m benchmarks.generalization success              # closed loop, of methods that `run` kept
 python -m benchmarks.generalization report               # tables and figures from the results
 """
@@ -17,7 +17,7 @@ from benchmarks.generalization import report, study, success
 from octo_integration.cli import USER_ERRORS
 
 HERE = Path(__file__).parent
-Profiles = Literal["default", "one_tower", "small", "rates", "smoke"]
+Profiles = Literal["default", "more", "one_tower", "small", "rates", "smoke"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Run:
     """Fine-tunes by every method that is missing in the results, over processes; the same command goes on."""
 
     profile: Profiles = "default"
-    """default; one_tower (of CLIP's kind); small (that model, on a GPU); rates (to choose by, on dev); or smoke."""
+    """default; more (other boundaries, twice the steps); one_tower (of CLIP's kind); small (that model, on a GPU);
+    rates (to choose by, on dev); or smoke."""
     out: Path = Path("runs/generalization")
     """Demonstrations, probe frames and fine-tuned weights."""
     results: Path | None = None

@@ -195,7 +195,7 @@ RATES = [
 ]
 
 PLAN = sorted(
-    [*BASELINES, *CONTROLS, *MAPS, *REGIMES, *ADAPTIVE, *LORA, *VARIANTS, *BOUNDARIES, *LONGER],
+    [*BASELINES, *CONTROLS, *MAPS, *REGIMES, *ADAPTIVE, *LORA, *VARIANTS],
     key=lambda point: FIRST.index(point.name) if point.name in FIRST else len(FIRST),
 )
 # The main comparison again, with the model for GPUs.

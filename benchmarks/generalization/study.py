@@ -42,6 +42,7 @@ class Profile:
 PAIRS = ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2))
 PROFILES: Mapping[str, Profile] = {
     "default": Profile(tuple(methods.PLAN), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "more": Profile((*methods.BOUNDARIES, *methods.LONGER), PAIRS, 400, 1e-3, DataSizes(), ""),
     "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), ""),
     "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small_", gpu=True),
     "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
