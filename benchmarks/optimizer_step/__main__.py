@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.ticker
 import tyro
 from tqdm import tqdm
 
@@ -129,8 +130,13 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         for name in dict.fromkeys(row["optimizer"] for row in own):
             points = [(row[field], row["ms"]) for row in own if row["optimizer"] == name]
             axis.loglog(*zip(*points), marker="o", label=name)
+        if field == "devices":
+            axis.set_xticks([1, 2, 4, 8], labels=["1", "2", "4", "8"])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_xlabel("host devices (of the same cores)" if field == "devices" else field)
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
     axes[0].set_ylabel("ms per step")
     axes[0].legend()
     figure.savefig(file, dpi=110)
