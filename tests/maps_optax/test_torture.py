@@ -54,12 +54,17 @@ def chunk(start: Any, turn: Any, exact: bool) -> Any:
 
         def slope(x: Any, x0: Any, to: Any, k: Any) -> Any:
             goal = x0 + to * jnp.sin(phase).astype(x.dtype)
-            return x - goal + 0.3 * jax.random.normal(k, x.shape, x.dtype)
+            return x - goal + 0.3 * jax.random.normal(k, x.shape).astype(x.dtype)
 
         grads = jax.tree_util.tree_map(slope, theta, theta0, turn, jax.tree_util.tree_unflatten(treedef, keys))
         update, first = adam.update(grads, first, theta)
+        # XLA may leave out the rounding to bfloat16 between two fused steps; what is noted shall be what is used.
+        update, grads = jax.lax.optimization_barrier((update, grads))
         new, after = spd.update(update, second, theta, **({"grad": grads} if exact else {}))
+        new = jax.lax.optimization_barrier(new)
         seen = Seen(theta, update, grads, new, second.carry, after.carry, after.drift, after.triggered)
+        # In bfloat16 every step would rewrite the whole stack of them.
+        seen = jax.tree_util.tree_map(lambda x: x.astype(jnp.float32), seen)
         return (optax.apply_updates(theta, new), first, after, key), seen
 
     return jax.lax.scan(step, start, None, length=CHUNK)
@@ -101,6 +106,7 @@ def wide(tree: Any, key: str, row: Any) -> np.ndarray:
     return x.reshape(x.shape[0], -1)
 
 
+@pytest.mark.skipif(not hasattr(jax.lax, "optimization_barrier"), reason=f"jax {jax.__version__} has no barrier")
 @pytest.mark.filterwarnings("ignore:maps_optax estimates")
 @pytest.mark.parametrize("dtype, exact", [("float32", True), ("bfloat16", True), ("float32", False)])
 def test_every_one_of_many_steps_is_that_of_float64(dtype: str, exact: bool) -> None:
@@ -111,7 +117,7 @@ def test_every_one_of_many_steps_is_that_of_float64(dtype: str, exact: bool) -> 
     carry: Any = (theta0, adam.init(theta0), spd.init(theta0), jax.random.PRNGKey(0))
     kept, worst, flips, triggers = bits(theta0), [], 0, 0.0
     # A step of bfloat16 is rounded to 8 bits on its way out; all before is float32.
-    allowed = 1e-5 if dtype == "float32" else 2.0**-8
+    allowed = 1e-5 if dtype == "float32" else 2.0**-8 + 1e-5
     for first in range(0, STEPS, CHUNK):
         carry, seen = chunk(carry, turn, exact)
         assert bits(carry[2].anchor) == kept
