@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-.PHONY: demo test lint install clean
+.PHONY: demo test torture lint install clean
 
 # glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
 demo: export MALLOC_ARENA_MAX = 1
@@ -18,6 +18,10 @@ test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
 	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest
 	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
 		tests/octo_integration/clients/test_octo.py
+
+# The long form of tests that `test` runs briefly: thousands of random trees, a million steps, a thousand million elements.
+torture: $(VENV)/installed
+	TORTURE=1 $(BIN)/python -m pytest -s $(addprefix tests/maps_optax/test_,fuzz.py refusals.py torture.py extremes.py)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

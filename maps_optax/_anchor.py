@@ -10,8 +10,8 @@ import optax
 
 from maps_optax import _tree
 
-# A fingerprint names the dtype it was taken in by its place here.
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+# What can be anchored; 8-bit floats have no promotion to float32. A fingerprint names its dtype by its place here.
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class DetachedAnchor(NamedTuple):
@@ -50,7 +50,8 @@ class SPDState(NamedTuple):
       leaf: which of the anchored leaves an entry belongs to, int32 (K,).
       strength: λ of the last step, and of the first before it, (K,). Where `adapt` moves λ, this is what it moves.
       carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
-      drift: ‖θ − θ0‖ after the last step, (K,).
+      drift: ‖θ − θ0‖ after the last step, (K,). Squares are summed in float32, so it is 0 below about 1e-19 and not
+        finite above about 1e19; a layer out there is never pulled, and its update passes untouched.
       triggered: 1 where c < 0 in the last step, else 0, (K,).
       pull: λ·r in the last step, (K,); 0 where not triggered; the mean over rows for ``norm="mars"``.
     """
@@ -73,7 +74,8 @@ def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any
 
     `astype`, `asarray` and `device_put` may alias, and a donated train state would then be donated twice.
     """
-    dtype = leaf.dtype if dtype is None else dtype
+    # float64 of NumPy's is float32 to a JAX without x64, which would say so each time.
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype if dtype is None else dtype)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
     array = jnp.array(leaf, dtype=dtype, copy=True)
@@ -119,6 +121,10 @@ def init(
             raise ValueError(
                 f"{who}: anchor of leaf {_tree.name(flat.paths[i])!r} has shape {np.shape(source)}, but the leaf has "
                 f"{tuple(leaf.shape)}; give θ0 of this model."
+            )
+        if str(jnp.dtype(dtype or leaf.dtype)) not in DTYPES:
+            raise ValueError(
+                f"{who}: the anchor of leaf {_tree.name(flat.paths[i])!r} has dtype {dtype}; use {', '.join(DTYPES)}."
             )
         leaves[i] = copy(source, dtype or leaf.dtype, memory_kind)
     return _tree.unflatten(flat, leaves)
@@ -226,7 +232,7 @@ def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -
     for path, old, new in zip(flat.paths, flat.leaves, sources):
         kind = memory_kind
         if old.dtype == jnp.uint32:
-            dtype = _DTYPES[int(np.asarray(old)[2])]
+            dtype = DTYPES[int(np.asarray(old)[2])]
         else:
             dtype = old.dtype
             if tuple(np.shape(new)) != tuple(old.shape):
@@ -251,8 +257,8 @@ def fingerprint(leaf: Any) -> jax.Array:
 
     Sums of mixed words modulo 2^32 are exact in any order, which floating-point checksums are not.
     """
-    if str(leaf.dtype) not in _DTYPES:
-        raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(_DTYPES)}.")
+    if str(leaf.dtype) not in DTYPES:
+        raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(DTYPES)}.")
     leaf = on_device(leaf)
     words = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16}[jnp.dtype(leaf.dtype).itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)  # float64 gains a last axis of 2
@@ -262,7 +268,7 @@ def fingerprint(leaf: Any) -> jax.Array:
     place = place + jnp.uint32(zlib.crc32(repr(leaf.shape).encode()))
     first = _mix(bits ^ _mix(place + jnp.uint32(1)))
     second = _mix(bits * jnp.uint32(0x9E3779B1) + place)
-    code = jnp.uint32(_DTYPES.index(str(leaf.dtype)))
+    code = jnp.uint32(DTYPES.index(str(leaf.dtype)))
     return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32), code])
 
 

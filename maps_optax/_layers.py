@@ -250,7 +250,7 @@ def _compile(pattern: str) -> "re.Pattern[str]":
 
 
 def _integer(text: str, pattern: str, path: _tree.Path) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ValueError(
             f"pattern {pattern!r} reads block number {text!r} from leaf {_tree.name(path)!r}; its group must match "
             "digits only."

@@ -11,6 +11,7 @@ A kernel W = W0 + s A B is displaced by :math:`\Delta = s A B`, which is known w
   \Delta_t &= (1 - \lambda r_t) \tilde\Delta, \text{ by } B_t = (1 - \lambda r_t) \tilde B
 """
 
+import collections
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Optional, Union
@@ -257,6 +258,8 @@ def _find(pairs: Optional[Pairs], flat: _tree.Flat) -> list[_Pair]:
         return []
     rules = _DEFAULT_PAIRS if pairs is None else pairs
     places = {_tree.name(path): i for i, path in enumerate(flat.paths)}
+    names = collections.Counter(map(_tree.name, (*flat.paths, *flat.masked)))
+    twice = {name for name, count in names.items() if count > 1}  # {"a/b": x, "a": {"b": y}}
     hidden = {_tree.name(path) for path in flat.masked}
     idle = [] if callable(rules) else list(rules)
     found, masked_out = [], 0
@@ -271,6 +274,9 @@ def _find(pairs: Optional[Pairs], flat: _tree.Flat) -> list[_Pair]:
                     partner = re.sub(pattern, replacement, name) if partner is None else partner
         if partner is None:
             continue
+        for factor in (name, partner):
+            if factor in twice:
+                raise ValueError(f"{_WHO}: two leaves read {factor!r}, with and without a '/' in a key; rename one.")
         if name in hidden and partner not in places:
             masked_out += 1
             continue
@@ -316,7 +322,7 @@ def _agreed(at_a: Any, at_b: Any, path: _tree.Path) -> Any:
 
 
 def _check_pair(pair: _Pair, held: _strength.Anchored, flat: _tree.Flat) -> None:
-    a, b = (tuple(flat.leaves[i].shape) for i in pair)
+    a, b = (tuple(np.shape(flat.leaves[i])) for i in pair)
     name_a, name_b = (_tree.name(flat.paths[i]) for i in pair)
     least = 2 if held.layers is None else 3
     fits = len(a) == len(b) >= least and a[:-2] == b[:-2] and (a[-1] == b[-2] or a[-2] == b[-1])
@@ -325,7 +331,7 @@ def _check_pair(pair: _Pair, held: _strength.Anchored, flat: _tree.Flat) -> None
             f"{_WHO}: leaf {name_a!r} has shape {a} and {name_b!r} {b}, with λ of shape {held.strength.shape}; give "
             "[in, r] and [r, out] (or [r, in] and [out, r]) after equal leading axes, the first of which λ may stack."
         )
-    if not jnp.issubdtype(flat.leaves[pair.a].dtype, jnp.floating):
+    if str(flat.leaves[pair.a].dtype) not in _anchor.DTYPES:
         raise ValueError(f"{_WHO}: leaf {name_a!r} has dtype {flat.leaves[pair.a].dtype}; give this pair λ = None.")
 
 

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Union
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _layers, _schedules, _tree
+from maps_optax import _anchor, _layers, _schedules, _tree
 
 Strength = Union[float, jax.Array, Any, Callable[[Any], Any]]
 
@@ -35,8 +34,8 @@ def plan(strength: Strength, flat: _tree.Flat, params: Any, who: str) -> list[An
     step to step (`optax.inject_hyperparams`), so it frees none.
 
     Raises:
-      ValueError: λ negative, non-finite, of the wrong length or rank; tree mismatch; an anchored leaf that is not
-        real floating point.
+      ValueError: λ negative, non-finite, of the wrong length or rank; tree mismatch; an anchored leaf that is no
+        array of real floating point.
     """
     if not flat.paths:  # `optax.tree_utils.tree_map_params` calls init with an empty placeholder
         return []
@@ -53,10 +52,15 @@ def plan(strength: Strength, flat: _tree.Flat, params: Any, who: str) -> list[An
         _check(value, path, leaf, who)
         if isinstance(value, np.ndarray) and not value.any():
             continue
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not hasattr(leaf, "dtype"):
             raise ValueError(
-                f"{who}: leaf {_tree.name(path)!r} has dtype {leaf.dtype}; only real floating-point leaves can be "
-                "anchored, so give this one λ = None."
+                f"{who}: leaf {_tree.name(path)!r} is a {type(leaf).__name__}, not an array; make it one with "
+                "jnp.asarray, or give it λ = None."
+            )
+        if str(leaf.dtype) not in _anchor.DTYPES:
+            raise ValueError(
+                f"{who}: leaf {_tree.name(path)!r} has dtype {leaf.dtype}; only leaves of {', '.join(_anchor.DTYPES)} "
+                "can be anchored, so give this one λ = None."
             )
         anchored.append(Anchored(i, value.shape[0] if value.ndim else None, value))
     return anchored
@@ -132,7 +136,7 @@ def _concrete(x: Any) -> Any:
 
 
 def _check(value: Any, path: _tree.Path, leaf: Any, who: str) -> None:
-    shape = tuple(leaf.shape)
+    shape = tuple(np.shape(leaf))
     if value.ndim > 1 or (value.ndim == 1 and value.shape != shape[:1]):
         raise ValueError(
             f"{who}: λ of leaf {_tree.name(path)!r} has shape {value.shape}, but the leaf has shape {shape}; give a "

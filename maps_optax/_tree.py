@@ -28,20 +28,30 @@ def is_masked(node: object) -> bool:
 
 
 def flatten(tree: Any) -> Flat:
-    """Flattens `tree`, keeping apart the places that Optax's wrappers masked out."""
-    paths, leaves, masked = [], [], []
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]:
+    """Flattens `tree`, keeping apart the places that Optax's wrappers masked out.
+
+    Raises:
+      ValueError: two places have the same path, as keys 1 and "1" do, so that no other tree could be aligned.
+    """
+    paths, leaves, masked, seen = [], [], [], set()
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_place)[0]:
+        path = _path(keys)
+        if path in seen:
+            raise ValueError(f"the tree has two leaves {name(path)!r}; rename the key of one.")
+        seen.add(path)
+        if leaf is None:
+            continue
         if is_masked(leaf):
-            masked.append(_path(keys))
+            masked.append(path)
         else:
-            paths.append(_path(keys))
+            paths.append(path)
             leaves.append(leaf)
     return Flat(paths, leaves, jax.tree_util.tree_structure(tree), masked)
 
 
 def name(path: Path) -> str:
     """'a/b/c' for messages; the empty path is a tree that is one array."""
-    return "/".join(path) or "<the only leaf>"
+    return "/".join(path) if path else "<the only leaf>"
 
 
 def align(tree: Any, flat: Flat, what: str) -> list[Any]:
@@ -51,10 +61,15 @@ def align(tree: Any, flat: Flat, what: str) -> list[Any]:
     place that is masked out of `flat` are passed over: Optax's wrappers hand on extra arguments unmasked.
 
     Raises:
-      ValueError: a leaf on one side has no partner on the other.
+      ValueError: a leaf on one side has no partner on the other, or two.
     """
-    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None or is_masked(x))[0]
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_place)[0]
     found = {_path(keys): leaf for keys, leaf in pairs}
+    if len(found) < len(pairs):
+        paths = [_path(keys) for keys, _ in pairs]
+        twice = [p for p in flat.paths if paths.count(p) > 1]
+        if twice:
+            raise ValueError(f"{what} has two leaves {_some(twice)}; rename the key of one.")
     missing = [p for p in flat.paths if p not in found]
     if missing:
         raise ValueError(f"{what} has no leaf {_some(missing)}, which params have; give it the same tree as params.")
@@ -99,6 +114,10 @@ def replace_states(tree: Any, kinds: tuple[type, ...], change: Callable[[Any], A
             f"this optimizer state holds no {names}; build the optimizer with mx.maps, mx.spd or mx.l2_sp."
         )
     return changed
+
+
+def _is_place(node: object) -> bool:
+    return node is None or is_masked(node)
 
 
 def _path(keys: Sequence[Any]) -> Path:
