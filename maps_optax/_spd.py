@@ -235,7 +235,7 @@ def selective_projection(
                 carry=_sums.join([d.carry for d in decided]),
                 drift=_sums.join([d.drift for d in decided]),
                 triggered=_sums.join([d.triggered for d in decided]),
-                pull=_sums.join([d.pull.mean(axis=1) for d in decided]),
+                pull=_sums.join([d.pull.sum(axis=1) / max(d.pull.shape[1], 1) for d in decided]),
             )
         return _tree.unflatten(flat, steps), new_state
 
@@ -318,22 +318,28 @@ class Decision(NamedTuple):
     triggered: jax.Array  # (n,)
 
 
+def _triggers(verdict: Verdict) -> jax.Array:
+    """Whether c < 0, (n,); no where it is NaN or infinite."""
+    return (verdict.home > 0) & (verdict.home < jnp.inf)
+
+
 def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
     """λ·r where triggered, (n, rows)."""
-    triggered = verdict.home > 0  # c < 0; False for NaN
-    pull = jnp.where(triggered[:, None], strength[:, None] * verdict.ratio, 0)
+    pull = jnp.where(_triggers(verdict)[:, None], strength[:, None] * verdict.ratio, 0)
     return pull if max_pull is None else jnp.minimum(pull, max_pull)
 
 
 def decide(s: _sums.Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
     """All of the step's scalars, for n layers at once."""
     pull = pull_of(verdict, strength, max_pull)
-    squared = jnp.maximum(s.dd + s.growth, 0) * (1 - pull) ** 2
+    # Squares that float32 does not hold are infinite, as is what is left of them.
+    held = jnp.isfinite(s.dd) & jnp.isfinite(s.growth)
+    squared = jnp.where(held, jnp.maximum(s.dd + s.growth, 0), jnp.inf) * (1 - pull) ** 2
     return Decision(
         pull=pull,
         carry=jnp.zeros_like(verdict.home) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=jnp.sqrt(squared.sum(axis=1)),
-        triggered=(verdict.home > 0).astype(_sums.stat_dtype()),
+        triggered=_triggers(verdict).astype(_sums.stat_dtype()),
     )
 
 
