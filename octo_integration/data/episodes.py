@@ -4,7 +4,7 @@ Only what the standardisation reads is parsed.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,18 +36,23 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Standardised (action f32[N, A], proprio f32[N, P]) of every episode in the order on disk.
 
     Raises:
-      ValueError: a file is damaged, a raw vector is NaN or infinite, or there is not one step.
+      ValueError: a file is damaged, a raw vector is NaN or infinite, the fields of an episode are not of one
+        length, or there is not one step.
     """
 
     def vectors(number: Any, steps: Fields) -> tuple[Any, ...]:
         proprio, action, _ = source.standardisation.build(steps)
         raw = {path: steps[path] for path in source.standardisation.vectors}
-        return number, raw, action, proprio
+        return number, _lengths(steps), raw, action, proprio
 
     data = raw_episodes(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
     with readable(source):
-        for number, raw, action, proprio in data.as_numpy_iterator():
+        for number, lengths, raw, action, proprio in data.as_numpy_iterator():
+            if uneven := _uneven(lengths):
+                raise ValueError(
+                    f"{source.name}: episode {number} has {uneven}; repair it, or leave it out by a split slice."
+                )
             for path, values in raw.items():
                 _check_finite(source, number, path, values)
             count, total = count + 1, total + len(action)
@@ -86,6 +91,17 @@ def readable(*sources: Source) -> Iterator[None]:
         damaged = (found for source in sources if (found := _explain(source)) is not None)
         names = ", ".join(source.name for source in sources)
         raise ValueError(next(damaged, f"{names}: reading failed ({first_line(error)}).")) from None
+
+
+def _lengths(steps: Fields) -> dict[str, Any]:
+    return {path: tf.shape(values)[0] for path, values in steps.items()}
+
+
+def _uneven(lengths: Mapping[str, Any]) -> str | None:
+    """Which fields of an episode have different numbers of steps, in words; None: they agree."""
+    if len(set(map(int, lengths.values()))) < 2:
+        return None
+    return "steps of different numbers: " + ", ".join(f"{int(n)} {path}" for path, n in sorted(lengths.items()))
 
 
 def _check_finite(source: Source, number: int, path: str, values: np.ndarray) -> None:
@@ -140,6 +156,11 @@ def _explain(source: Source) -> str | None:
         try:
             for content in tf.data.TFRecordDataset(part.path):
                 steps = _parse(source, content)
+                if uneven := _uneven(_lengths(steps)):
+                    return (
+                        f"{source.name}: {part.path} is damaged at record {record}, which has {uneven}; copy the file "
+                        "again, or leave the episode out by a split slice."
+                    )
                 for camera in source.cameras:
                     for image in steps[source.standardisation.images[camera]]:
                         decode_image(image, 1)
