@@ -129,7 +129,8 @@ class FinetuneConfig:
     """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
     nan_policy: NanPolicy = "stop"
     """A loss or gradient that is NaN or infinite. stop: the run ends and says at which step; the last checkpoint is
-    intact. skip: its batch changes nothing, the metric skipped counts it, and the run goes on."""
+    intact. skip: its batch changes nothing, the metric skipped counts it, and the run goes on; with MAPS the update
+    then needs memory for one more copy of the trained parameters."""
     max_skips: int = 10
     """Batches skipped in a row that end the run (skip only); a run that is resumed counts from 0."""
     profile_input: bool = False

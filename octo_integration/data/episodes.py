@@ -15,6 +15,8 @@ from octo_integration.data.standardize import Episode, Fields, episode
 
 READ_BUFFER = 4 << 20  # bytes
 INTERLEAVED_FILES = 16
+# The second: where a message quotes a damaged record, tensorflow cannot make text of it.
+FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 NUMBERS = ("skip", "take", "first")  # of a FilePart
 
 
@@ -84,10 +86,10 @@ def decode_image(image: Any, size: int) -> Any:
 def readable(*sources: Source) -> Iterator[None]:
     """Turns what tensorflow raises while it reads into a ValueError that names file and record."""
     # A local name: at interpreter exit, generators that use this are closed after `tf` is gone.
-    failure = tf.errors.OpError
+    failures = FAILURES
     try:
         yield
-    except failure as error:
+    except failures as error:
         damaged = (found for source in sources if (found := _explain(source)) is not None)
         names = ", ".join(source.name for source in sources)
         raise ValueError(next(damaged, f"{names}: reading failed ({first_line(error)}).")) from None
@@ -165,7 +167,7 @@ def _explain(source: Source) -> str | None:
                     for image in steps[source.standardisation.images[camera]]:
                         decode_image(image, 1)
                 record += 1
-        except tf.errors.OpError as found:
+        except FAILURES as found:
             return (
                 f"{source.name}: {part.path} is damaged at record {record} ({first_line(found)}); "
                 "copy the file again, or leave the episode out by a split slice."

@@ -172,9 +172,10 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
     if step is not None and step in steps and (what := whole.damage(directory / str(step))):
         raise ValueError(f"checkpoint {directory}/{step} is torn: {what}; take another step ({steps}).")
     found = whole.newest_whole(directory) if step is None else step
-    if found not in steps:
+    if found is None or found not in steps:
         raise FileNotFoundError(f"no checkpoint {step or ''} in {directory}; there are: {steps or 'none'}.")
-    step, manager = found, _manager(directory, read_only=True)
+    step = found
+    manager = _manager(directory, read_only=True)
     wanted = _named({"params": like})
     saved = {p: leaf for p, leaf in _saved_leaves(manager, step).items() if p.startswith("params/")}
     _check_same(saved, wanted, f"checkpoint {directory}/{step}")

@@ -77,7 +77,7 @@ def open_log(out: Path, *, start: int, steps: int, name: str) -> Iterator[RunLog
 
 
 @contextlib.contextmanager
-def _told(path: str | Path) -> Iterator[None]:
+def _told(path: object) -> Iterator[None]:
     """Makes an OSError one that names the file, as writing does not."""
     try:
         yield

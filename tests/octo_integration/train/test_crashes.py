@@ -88,8 +88,11 @@ def straight(runs: Runs) -> Straight:
 
 def saved(out: Path) -> Any:
     """All leaves of the last checkpoint: parameters, moments, counts, fingerprints."""
+    path = out.absolute() / "checkpoints" / str(STEPS) / whole.ITEM
     with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(out.absolute() / "checkpoints" / str(STEPS) / whole.ITEM)
+        leaves = checkpointer.metadata(path).item_metadata.tree
+        on_the_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+        return checkpointer.restore(path, restore_args=on_the_host)
 
 
 def assert_like_straight(out: Path, straight: Straight) -> None:
