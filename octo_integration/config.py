@@ -17,6 +17,7 @@ from octo_integration.model.config import HeadKind, LoraConfig, Remat
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
+NanPolicy = Literal["stop", "skip"]
 T = typing.TypeVar("T")
 
 
@@ -126,6 +127,12 @@ class FinetuneConfig:
     """Attention by cuDNN's flash kernels: needs an NVIDIA GPU and --compute-dtype bfloat16."""
     seed: int = 0
     """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
+    nan_policy: NanPolicy = "stop"
+    """A loss or gradient that is NaN or infinite. stop: the run ends and says at which step; the last checkpoint is
+    intact. skip: its batch changes nothing, the metric skipped counts it, and the run goes on; with MAPS the update
+    then needs memory for one more copy of the trained parameters."""
+    max_skips: int = 10
+    """Batches skipped in a row that end the run (skip only); a run that is resumed counts from 0."""
     profile_input: bool = False
     """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
     eval_splits: tuple[str, ...] = (
@@ -155,6 +162,7 @@ class FinetuneConfig:
             "eval_every": self.eval_every,
             "save_every": self.save_every,
             "keep": self.keep,
+            "max_skips": self.max_skips,
             "mesh.timeout": self.mesh.timeout,
         }
         for name, value in at_least_one.items():
@@ -165,6 +173,8 @@ class FinetuneConfig:
                 f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
                 "give 0 <= warmup < steps."
             )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"config: seed is {str(self.seed)[:40]}; give 0 <= seed < 2**63.")
         if self.cudnn and self.compute_dtype != "bfloat16":
             raise ValueError(
                 "config: cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
@@ -187,22 +197,47 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     """The inverse of `to_dict`.
 
     Raises:
-      ValueError: a field that `cls` does not have, by name (a config written by another version).
+      ValueError: a field that `cls` does not have (a config written by another version), that it lacks, or of another
+        type or value than it takes; by name.
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {str(values)[:80]!r}, but should hold fields; it is damaged.")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(typing.cast(Any, cls))})
     if unknown:
         raise ValueError(f"{where}: unknown field {unknown[0]!r}; this run was made by another version.")
-    return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    decoded = {name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    try:
+        return cls(**decoded)
+    except (TypeError, ValueError) as error:  # a field without a default is missing; the class refuses a value
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in options):
-        return tuple(value)
-    return value
+    if not _fits(hint, value):
+        raise ValueError(f"{where} is {str(value)[:80]!r}, which it cannot be; it is damaged, or of another version.")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a JSON value is one of a field with this type; lists stand for tuples, whole numbers for floats too."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(option, value) for option in options)
+    if origin is Literal:
+        return any(type(value) is type(option) and value == option for option in options)
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        kinds = [options[0]] * len(value) if options[-1] is Ellipsis else list(options)
+        return len(kinds) == len(value) and all(map(_fits, kinds, value))
+    if isinstance(value, bool):
+        return hint is bool
+    if isinstance(value, int):
+        return hint in (int, float) and abs(value) < 2**63
+    return isinstance(value, hint)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -230,7 +265,8 @@ def read_config(run: Path) -> FinetuneConfig:
         raise FileNotFoundError(f"no {path}; give the --out folder of a finetune run.")
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}).") from None
-    values.pop("versions", None)
+    if isinstance(values, dict):
+        values.pop("versions", None)
     return from_dict(FinetuneConfig, values, str(path))

@@ -53,7 +53,7 @@ def read_run(directory: Path) -> Run:
         record: dict[str, Any] = json.loads(path.read_text())
         tensors = [Tensor(**{field: row[field] for field in Tensor._fields}) for row in record["tensors"]]
         return Run(record["label"], record["step"], tensors)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a drift record of finetune ({error!r}); run finetune again.") from None
 
 

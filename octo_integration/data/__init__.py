@@ -10,6 +10,7 @@ from octo_integration.data.statistics import (
     Moments,
     Statistics,
     compute_statistics,
+    read_statistics,
     statistics_from_json,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "compute_statistics",
     "eval_batches",
     "member_of",
+    "read_statistics",
     "statistics_from_json",
     "train_batches",
 ]

@@ -4,7 +4,7 @@ Only what the standardisation reads is parsed.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from octo_integration.data.standardize import Episode, Fields, episode
 
 READ_BUFFER = 4 << 20  # bytes
 INTERLEAVED_FILES = 16
+# The second: where a message quotes a damaged record, tensorflow cannot make text of it.
+FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 NUMBERS = ("skip", "take", "first")  # of a FilePart
 
 
@@ -36,18 +38,23 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Standardised (action f32[N, A], proprio f32[N, P]) of every episode in the order on disk.
 
     Raises:
-      ValueError: a file is damaged, a raw vector is NaN or infinite, or there is not one step.
+      ValueError: a file is damaged, a raw vector is NaN or infinite, the fields of an episode are not of one
+        length, or there is not one step.
     """
 
     def vectors(number: Any, steps: Fields) -> tuple[Any, ...]:
         proprio, action, _ = source.standardisation.build(steps)
         raw = {path: steps[path] for path in source.standardisation.vectors}
-        return number, raw, action, proprio
+        return number, _lengths(steps), raw, action, proprio
 
     data = raw_episodes(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
     with readable(source):
-        for number, raw, action, proprio in data.as_numpy_iterator():
+        for number, lengths, raw, action, proprio in data.as_numpy_iterator():
+            if uneven := _uneven(lengths):
+                raise ValueError(
+                    f"{source.name}: episode {number} has {uneven}; repair it, or leave it out by a split slice."
+                )
             for path, values in raw.items():
                 _check_finite(source, number, path, values)
             count, total = count + 1, total + len(action)
@@ -79,13 +86,24 @@ def decode_image(image: Any, size: int) -> Any:
 def readable(*sources: Source) -> Iterator[None]:
     """Turns what tensorflow raises while it reads into a ValueError that names file and record."""
     # A local name: at interpreter exit, generators that use this are closed after `tf` is gone.
-    failure = tf.errors.OpError
+    failures = FAILURES
     try:
         yield
-    except failure as error:
+    except failures as error:
         damaged = (found for source in sources if (found := _explain(source)) is not None)
         names = ", ".join(source.name for source in sources)
         raise ValueError(next(damaged, f"{names}: reading failed ({first_line(error)}).")) from None
+
+
+def _lengths(steps: Fields) -> dict[str, Any]:
+    return {path: tf.shape(values)[0] for path, values in steps.items()}
+
+
+def _uneven(lengths: Mapping[str, Any]) -> str | None:
+    """Which fields of an episode have different numbers of steps, in words; None: they agree."""
+    if len(set(map(int, lengths.values()))) < 2:
+        return None
+    return "steps of different numbers: " + ", ".join(f"{int(n)} {path}" for path, n in sorted(lengths.items()))
 
 
 def _check_finite(source: Source, number: int, path: str, values: np.ndarray) -> None:
@@ -140,11 +158,16 @@ def _explain(source: Source) -> str | None:
         try:
             for content in tf.data.TFRecordDataset(part.path):
                 steps = _parse(source, content)
+                if uneven := _uneven(_lengths(steps)):
+                    return (
+                        f"{source.name}: {part.path} is damaged at record {record}, which has {uneven}; copy the file "
+                        "again, or leave the episode out by a split slice."
+                    )
                 for camera in source.cameras:
                     for image in steps[source.standardisation.images[camera]]:
                         decode_image(image, 1)
                 record += 1
-        except tf.errors.OpError as found:
+        except FAILURES as found:
             return (
                 f"{source.name}: {part.path} is damaged at record {record} ({first_line(found)}); "
                 "copy the file again, or leave the episode out by a split slice."

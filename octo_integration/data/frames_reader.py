@@ -75,13 +75,22 @@ def read_frames(path: str | Path) -> Frames:
       ValueError: it is damaged, empty, has other features, or positions that are not finite.
     """
     from octo_integration.data._tf import tf, tfds
+    from octo_integration.data.trusted import check_features, check_inside
 
     if not os.path.isfile(os.path.join(path, "dataset_info.json")):
         raise FileNotFoundError(
             f"frames: {path} has no dataset_info.json; give a directory of frames made by "
             "octo_integration.data.collect.frames."
         )
-    builder = tfds.builder_from_directory(path)
+    try:
+        check_features(str(path))
+        builder = tfds.builder_from_directory(path)
+        files = [os.fspath(part.filename) for part in builder.info.splits["train"].file_instructions]
+    except Exception as error:  # TFDS raises whatever its JSON and protobuf parsers raise
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"frames: {path}: its metadata are damaged ({line}); render it again.") from None
+    for file in files:
+        check_inside(os.fspath(builder.data_dir), file)
     found = {name: tuple(f.shape) for name, f in builder.info.features.items() if f is not None}
     for name, shape in SHAPES.items():
         if name not in found or not _fits(found[name], shape):
@@ -101,7 +110,7 @@ def read_frames(path: str | Path) -> Frames:
         if values.dtype == np.float32 and not np.isfinite(values).all():
             raise ValueError(f"frames: {path}: {name} has values that are not finite; render again.")
     for name in TEXTS:
-        texts = [text.decode() for text in columns[name].tolist()]
+        texts = [text.decode(errors="replace") for text in columns[name].tolist()]
         columns[name] = np.array(texts, dtype=object)
     return Frames(**columns)
 

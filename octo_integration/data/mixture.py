@@ -14,6 +14,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "split": (str,),
     "weight": (int, float),
 }
+LARGEST_WEIGHT = 1e30
 NEEDED = ("path", "standardize", "weight")
 
 
@@ -86,7 +87,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"data.mixture: there is no file {path}; give a JSON file.")
     try:
         rows = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"data.mixture: {path} is not JSON ({error}).") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"data.mixture: {path} is no list of data sets; see maps-vla finetune --help.")
@@ -101,6 +102,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         for field in NEEDED:
             if field not in row:
                 raise ValueError(f"data.mixture: {path}, entry {i} has no {field}; give it.")
-        if not row["weight"] > 0:
-            raise ValueError(f"data.mixture: {path}, entry {i}: weight is {row['weight']}; give a number above 0.")
+        if not 0 < row["weight"] < LARGEST_WEIGHT:  # an infinite one would make all shares NaN
+            weight = str(row["weight"])[:40]
+            raise ValueError(f"data.mixture: {path}, entry {i}: weight is {weight}; give a finite number above 0.")
     return rows

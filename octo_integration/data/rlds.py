@@ -16,6 +16,7 @@ import numpy as np
 
 from octo_integration.data._tf import tf, tfds
 from octo_integration.data.standardize import STANDARDISATIONS, Standardisation
+from octo_integration.data.trusted import check_features, check_inside
 
 
 class FilePart(NamedTuple):
@@ -59,14 +60,16 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
 
     Raises:
       FileNotFoundError: there is no such directory, or a file of the data set is missing.
-      ValueError: not RLDS, unknown or empty split, unknown standardisation, or features that do
-        not fit it.
+      ValueError: not RLDS, damaged, unknown or empty split, unknown standardisation, features that do
+        not fit it or are not TFDS's own, or files elsewhere.
     """
     if standardize not in STANDARDISATIONS:
         raise ValueError(f"data.standardize is {standardize!r}; there are {_known()}.")
     directory = _demo() if path == "demo" else path
     builder = _builder(directory)
     instructions = _instructions(builder, directory, split)
+    for instruction in instructions:
+        check_inside(os.fspath(builder.data_dir), os.fspath(instruction.filename))
     takes = [part.take for part in instructions]
     standardisation = STANDARDISATIONS[standardize]
     features = _features(builder.info.features, directory, standardize, cameras)
@@ -147,16 +150,20 @@ def _builder(directory: str) -> Any:
         remedy = f"did you mean {os.path.dirname(inside[-1])}?" if inside else "give the directory that holds it."
         raise ValueError(f"data.path: {directory} is not an RLDS data set, it has no dataset_info.json; {remedy}")
     try:
+        check_features(directory)
         builder = tfds.builder_from_directory(directory)
+        # Read when they are asked for.
+        file_format, splits, features = builder.info.file_format, builder.info.splits, builder.info.features
+        if file_format is None or not splits or not features:
+            raise ValueError("they lack the file format, the splits or the features")
     except Exception as error:  # TFDS raises whatever its JSON and protobuf parsers raise
         raise ValueError(
             f"data.path: {directory}: dataset_info.json or features.json is damaged "
             f"({first_line(error)}); copy them again."
         ) from None
-    file_format = builder.info.file_format.value
-    if file_format != "tfrecord":
+    if file_format.value != "tfrecord":
         raise ValueError(
-            f"data.path: {directory} is stored as {file_format}, which has no reader here; "
+            f"data.path: {directory} is stored as {file_format.value}, which has no reader here; "
             "convert it to tfrecord (tfds convert_format)."
         )
     return builder
@@ -168,10 +175,12 @@ def _instructions(builder: Any, directory: str, split: str) -> list[Any]:
     known = ", ".join(f"{name} ({info.num_examples} episodes)" for name, info in splits)
     try:
         instructions = builder.info.splits[split].file_instructions
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # of damaged numbers of examples, anything
         raise ValueError(f"{directory}: split {split!r} cannot be had ({first_line(error)}); it has {known}.") from None
     if not instructions:
         raise ValueError(f"{directory}: split {split!r} is empty; it has {known}.")
+    if min(part.take for part in instructions) < 1:
+        raise ValueError(f"{directory}: dataset_info.json gives a file of split {split!r} no number of episodes.")
     return instructions
 
 
@@ -197,7 +206,7 @@ def _features(features: Any, directory: str, standardize: str, cameras: Sequence
         found = steps[path]
         if not fits(found):
             raise ValueError(
-                f"{directory}: steps/{path} is {found.tf_dtype.name}{list(found.shape)}, "
+                f"{directory}: steps/{path} is {_described(found)}, "
                 f"standardize={standardize!r} reads {wanted}; {remedy}"
             )
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset({path: steps[path] for path in paths})})
@@ -210,7 +219,18 @@ def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:
     if path == needs.instruction:
         return "string[]", lambda f: f.tf_dtype == tf.string and f.shape == ()
     size = needs.vectors[path]
-    return f"float[{size}]", lambda f: f.tf_dtype.is_floating and f.shape == (size,)
+    return f"float[{size}]", lambda f: _is_float(f.tf_dtype) and f.shape == (size,)
+
+
+def _is_float(dtype: Any) -> bool:
+    return isinstance(dtype, tf.DType) and bool(dtype.is_floating)
+
+
+def _described(feature: Any) -> str:
+    """float32[4], say; nested features have no single type."""
+    if not isinstance(feature.tf_dtype, tf.DType):
+        return f"a {type(feature).__name__}"
+    return f"{feature.tf_dtype.name}{list(feature.shape)}"
 
 
 def _leaves(feature: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

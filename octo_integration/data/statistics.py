@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Moments:
         """
         offset, scale = {
             "mean_std": (self.mean, self.std),
-            "bounds": ((self.q99 + self.q01) / 2, (self.q99 - self.q01) / 2),
+            "bounds": (self.q99 / 2 + self.q01 / 2, self.q99 / 2 - self.q01 / 2),  # sums of large numbers overflow
         }[normalisation]
         constant = scale <= CONSTANT * np.maximum(np.abs(self.min), np.abs(self.max))
         return offset, np.where(constant, np.float32(1), scale)
@@ -130,12 +131,34 @@ class Statistics:
                     raise ValueError(f"{key} is not made of vectors of one length")
                 if not all(np.isfinite(a).all() for a in arrays.values()):
                     raise ValueError(f"{key} is not finite")
-                values[key] = Moments(**arrays)
-            return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+                values[key] = _ordered(key, Moments(**arrays))
+            return _sensible(cls(**values))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"statistics: the JSON is damaged ({error}); compute them again from the data set."
             ) from None
+
+
+def _ordered(name: str, moments: Moments) -> Moments:
+    """The moments, if they can be those of any numbers."""
+    m = moments
+    rising = ((m.min, m.mean), (m.mean, m.max), (m.min, m.q01), (m.q01, m.q99), (m.q99, m.max), (0 * m.std, m.std))
+    if not all((low <= high).all() for low, high in rising):
+        raise ValueError(f"{name} is not of any numbers: its mean, std and percentiles contradict each other")
+    return moments
+
+
+def _sensible(statistics: "Statistics") -> "Statistics":
+    """The statistics, if the rest of them can be."""
+    for name in ("num_episodes", "num_steps"):
+        number = getattr(statistics, name)
+        if type(number) is not int or not 0 < number < 2**63:
+            raise ValueError(f"{name} is {str(number)[:40]}")
+    if statistics.normalisation not in typing.get_args(Normalisation):
+        raise ValueError(f"normalisation is {str(statistics.normalisation)[:40]!r}")
+    if not isinstance(statistics.fingerprint, str):
+        raise ValueError("fingerprint is no text")
+    return statistics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,11 +201,27 @@ def statistics_from_json(text: str) -> Statistics | MixtureStatistics:
     try:
         mixture = json.loads(text).get("mixture")
         parts = None if mixture is None else {name: json.dumps(part) for name, part in mixture.items()}
-    except (ValueError, AttributeError) as error:
+        if parts == {}:
+            raise ValueError("a mixture of nothing")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"statistics: the JSON is damaged ({error}); compute them again from the data set.") from None
     if parts is None:
         return Statistics.from_json(text)
     return MixtureStatistics({name: Statistics.from_json(part) for name, part in parts.items()})
+
+
+def read_statistics(path: Path) -> Statistics | MixtureStatistics:
+    """Reads the file that a run left.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or it is damaged; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; the run directory is not complete.")
+    try:
+        return statistics_from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def compute_statistics(

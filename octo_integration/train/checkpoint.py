@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import maps_optax as mx
+from octo_integration.train import whole
 from octo_integration.train.step import HOLD_PATH, TrainState
 
 Tree = Any
@@ -37,9 +38,13 @@ TEMPORARY = "*.orbax-checkpoint-tmp*"
 
 
 def open_checkpoints(directory: Path, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints of a run, newest `keep` of them; leftovers of a killed save are removed."""
-    if jax.process_index() == 0:
+    """The checkpoints of a run, newest `keep` of them; leftovers of a killed save are removed.
+
+    Torn checkpoints that are newer than all whole ones are set aside, with a warning, so the latest is whole.
+    """
+    if jax.process_index() == 0:  # the others wait for it while they make their manager
         _remove_temporary(directory)
+        whole.set_torn_aside(directory)
     return _manager(directory, max_to_keep=keep, enable_async_checkpointing=True)
 
 
@@ -159,15 +164,18 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
 
     Raises:
       FileNotFoundError: no such checkpoint.
-      ValueError: the checkpoint is of another model; names the first leaf that differs.
+      ValueError: the checkpoint is torn, or of another model; names the first leaf that differs.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoints in {directory}; give the --out folder of a finetune run.")
-    manager = _manager(directory, read_only=True)
-    steps = sorted(manager.all_steps())
-    if not steps or (step is not None and step not in steps):
+    steps = sorted(whole.steps_in(directory))
+    if step is not None and step in steps and (what := whole.damage(directory / str(step))):
+        raise ValueError(f"checkpoint {directory}/{step} is torn: {what}; take another step ({steps}).")
+    found = whole.newest_whole(directory) if step is None else step
+    if found is None or found not in steps:
         raise FileNotFoundError(f"no checkpoint {step or ''} in {directory}; there are: {steps or 'none'}.")
-    step = steps[-1] if step is None else step
+    step = found
+    manager = _manager(directory, read_only=True)
     wanted = _named({"params": like})
     saved = {p: leaf for p, leaf in _saved_leaves(manager, step).items() if p.startswith("params/")}
     _check_same(saved, wanted, f"checkpoint {directory}/{step}")
@@ -175,14 +183,17 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON beside `path` and renames it there; on an error nothing is left."""
+    """Writes JSON beside `path` and renames it there; on an error, which names `path`, nothing is left."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; make room, or give a folder that may be written."
+        ) from None
 
 
 def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:
@@ -190,7 +201,7 @@ def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         directory.absolute(),
         options=ocp.CheckpointManagerOptions(**options),
-        item_handlers=ocp.PyTreeCheckpointHandler(),
+        item_handlers=whole.listing_handler(),
     )
 
 
@@ -209,6 +220,11 @@ def _named(tree: Tree) -> Named:
     """{'params/dinov2/norm/scale': leaf, ...}; trained and frozen parameters stand together, as the model has them."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {re.sub("^frozen/", "params/", "/".join(_key(key) for key in path)): leaf for path, leaf in pairs}
+
+
+def paths(tree: Tree) -> list[str]:
+    """The path of every leaf, in JAX's order."""
+    return list(_named(tree))
 
 
 def _stored(tree: Tree) -> Named:
@@ -242,8 +258,8 @@ def _rebuild(like: Tree, named: Named) -> Tree:
 
 
 def _saved_leaves(manager: ocp.CheckpointManager, step: int) -> Named:
-    metadata = manager.item_metadata(step)
-    return _named(metadata.tree)
+    with _readable(manager, step):
+        return _named(manager.item_metadata(step).tree)
 
 
 def _check_same(saved: Named, wanted: Named, where: str) -> None:
@@ -273,7 +289,20 @@ def _read(manager: ocp.CheckpointManager, step: int, wanted: Named) -> Named:
         restore_args=ocp.checkpoint_utils.construct_restore_args(item),
         partial_restore=True,
     )
-    return _named(manager.restore(step, args=arguments))
+    with _readable(manager, step):
+        return _named(manager.restore(step, args=arguments))
+
+
+@contextlib.contextmanager
+def _readable(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    """Makes one ValueError of whatever the storage library raises where a checkpoint is damaged."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {manager.directory}/{step} cannot be read ({type(error).__name__}: {_reason(error)}); delete "
+            "this folder to go on from the checkpoint before it."
+        ) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import shutil
 import sys
@@ -23,7 +22,7 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, distributed, lora, sharding
+from octo_integration.train import checkpoint, distributed, finite, lora, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
@@ -40,6 +39,7 @@ from octo_integration.train.step import (
     Metrics,
     TrainState,
     abstract_state,
+    batches_applied,
     init_state,
     learning_rate,
     make_loss,
@@ -61,6 +61,8 @@ MAY_CHANGE = (
     "eval_every",
     "save_every",
     "keep",
+    "nan_policy",
+    "max_skips",
 )
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -147,7 +149,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
         manager=manager,
     )
-    train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
+    train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed, config.nan_policy)
     return _loop(run, train_step, state, start)
 
 
@@ -155,6 +157,7 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
     config, steps, accumulate = run.config, run.config.optimizer.steps, run.config.optimizer.accumulate
     batches = _device_batches(run, start * accumulate)
     pending: list[Metrics] = []
+    skips = 0  # in a row, before the pending ones
     done, stop = start, None
     name = f"{config.model} {config.maps.method}"
     with (
@@ -173,11 +176,11 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
             ending = done == steps or stop is not None
             if ending or done % config.log_every == 0 or done % config.save_every == 0:
                 pending = jax.device_get(pending)
-                _check_finite(pending, done, run)
+                row = _check_finite(pending, skips, done, run, state)
             if ending or done % config.log_every == 0:
                 rate = len(pending) / accumulate / (time.perf_counter() - clock)
                 log.scalars(done, {**_summary(pending, state, run, done), "steps_per_second": rate})
-                pending, clock = [], time.perf_counter()
+                pending, skips, clock = [], row, time.perf_counter()
             if ending or done % config.save_every == 0:
                 _save(run, state, done)
             if done % config.eval_every == 0 and not ending:
@@ -209,24 +212,29 @@ def _device_batches(run: _Run, consumed: int) -> Iterator[Tree]:
         yield sharding.put_local(run.built.device_form(batch), run.mesh)
 
 
-def _check_finite(pending: list[Metrics], done: int, run: _Run) -> None:
-    """Raises FloatingPointError at the first of the pending steps whose loss or gradient is not finite."""
-    first = done - len(pending) // run.config.optimizer.accumulate + 1
-    for i, metrics in enumerate(pending):
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                step = first + i // run.config.optimizer.accumulate
-                checkpoint.finish(run.manager)
-                raise FloatingPointError(
-                    f"{name} is {float(value)} at step {step}; the run stops. The last good checkpoint is "
-                    f"{run.manager.latest_step()} in {run.out}; lower optimizer.lr or look at the data, and resume."
-                )
+def _check_finite(pending: list[Metrics], skips: int, done: int, run: _Run, state: TrainState) -> int:
+    """The batches skipped in a row so far; raises FloatingPointError at the first step that nan_policy ends."""
+    config, accumulate = run.config, run.config.optimizer.accumulate
+    row, problem = finite.check(pending, skips, config.max_skips, checkpoint.paths(state.params))
+    if problem is None:
+        return row
+    checkpoint.finish(run.manager)
+    step = done - len(pending) // accumulate + 1 + problem.batch // accumulate
+    advice = "" if config.nan_policy == "skip" else ", or leave such batches out by --nan-policy skip"
+    raise FloatingPointError(
+        f"{problem.value} at step {step}; {problem.detail}the run stops. The last good checkpoint is "
+        f"{run.manager.latest_step()} in {run.out}; lower optimizer.lr or look at the data, and resume{advice}."
+    )
 
 
 def _summary(pending: list[Metrics], state: TrainState, run: _Run, done: int) -> dict[str, float]:
-    values = {name: float(np.mean([m[name] for m in pending])) for name in pending[0]}
-    values["learning_rate"] = float(learning_rate(run.config.optimizer)(done - 1))
-    if run.config.maps.method == "maps":
+    config, values, updates = run.config, finite.mean(pending), done
+    if config.nan_policy == "skip":
+        applied = batches_applied(state.opt_state, config.optimizer.accumulate)
+        values[finite.SKIPPED] = int(state.step) - applied
+        updates = max(applied // config.optimizer.accumulate, 1)
+    values["learning_rate"] = float(learning_rate(config.optimizer)(updates - 1))
+    if config.maps.method == "maps":
         layers = jax.device_get(run.layer_metrics(state.opt_state))
         values |= {name: float(value) for name, value in layers.items()}
     return values

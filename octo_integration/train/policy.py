@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
-from octo_integration.data import statistics_from_json
+from octo_integration.data import read_statistics
 from octo_integration.train import checkpoint, lora, sharding
 from octo_integration.train.setup import Built, Predict, abstract_params, build, make_predict
 
@@ -34,10 +34,7 @@ def load_run(run: Path, step: int | None = None) -> Trained:
       ValueError: its files are damaged or of another version.
     """
     config = read_config(run)
-    path = run / "statistics.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; the run directory is not complete.")
-    built = build(config, statistics_from_json(path.read_text()), run)
+    built = build(config, read_statistics(run / "statistics.json"), run)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     like = lora.whole(*lora.split(abstract_params(config, built)))
     params = checkpoint.restore_params(run / "checkpoints", like, step)

@@ -314,7 +314,10 @@ def _claim(out: Path, config: PretrainConfig) -> None:
     path = out / "config.json"
     mine = dataclasses.asdict(config)
     if path.exists():
-        theirs = json.loads(path.read_text())
+        try:
+            theirs = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}); choose another --out.") from None
         for name in sorted({*mine, *theirs} - {"out", "log_every", "save_every"}):
             if mine.get(name) != theirs.get(name):
                 raise ValueError(

@@ -17,8 +17,8 @@ import optax
 from jax.sharding import Mesh
 
 import maps_optax as mx
-from octo_integration.config import MapsConfig, OptimizerConfig
-from octo_integration.train import lora, sharding
+from octo_integration.config import MapsConfig, NanPolicy, OptimizerConfig
+from octo_integration.train import finite, lora, sharding
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -32,6 +32,10 @@ DECAYED = ("kernel", "embedding")
 
 # Where the first and last member of `make_optimizer`'s chain, which hold the weights, keep their state.
 HOLD_PATH = re.compile(r"opt_state/(inner_opt_state/)?[03]/")
+
+
+# Where Adam, the third, counts its updates.
+ADAM = 2
 
 
 class TrainState(NamedTuple):
@@ -120,6 +124,13 @@ def decay_mask(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
+def batches_applied(opt_state: Tree, accumulate: int) -> int:
+    """How many batches went into a state of `make_optimizer`; those that were skipped did not."""
+    if accumulate > 1:
+        return int(opt_state.gradient_step) * accumulate + int(opt_state.mini_step)
+    return int(opt_state[ADAM][0].count)
+
+
 def make_loss(model: nn.Module) -> Loss:
     """The model's own loss on a device batch; the precision of the pass is the model's too."""
 
@@ -181,11 +192,15 @@ def make_train_step(
     like: TrainState,
     mesh: Mesh,
     seed: int,
+    nan_policy: NanPolicy = "stop",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step: (state, device batch) -> (next state, device scalars: "loss", "grad_norm", the head's own).
 
     The state is donated: the caller's is gone after the call. `like` is of `abstract_state`. What the loss draws
     follows from `seed` and the state's step, so a resumed run draws the same.
+
+    Args:
+      nan_policy: skip: a batch whose loss or gradient is not finite changes nothing but `state.step`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -197,7 +212,13 @@ def make_train_step(
             (value, logged), grads = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **logged}
+        norm = optax.tree.norm(grads)
+        metrics = {"loss": value, "grad_norm": norm, finite.BAD_LEAF: finite.bad_leaf(grads), **logged}
+        if nan_policy == "skip":
+            good = jnp.isfinite(value) & jnp.isfinite(norm)
+            metrics[finite.SKIPPED] = ~good
+            new, old = (params, opt_state), (state.params, state.opt_state)
+            params, opt_state = finite.keep_unless(good, new, old)
         return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     shardings = shardings_of(like)

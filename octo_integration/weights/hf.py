@@ -100,7 +100,7 @@ def _files(directory: Path) -> list[Path]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); copy it again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a JSON object; copy it again.")

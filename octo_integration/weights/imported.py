@@ -105,7 +105,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         return {name: record[name] for name in ("model", "date", "prismatic", "modules", "fresh", "fingerprints")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); import the weights again.") from None
 
 

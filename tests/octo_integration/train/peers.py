@@ -49,10 +49,10 @@ def config(job: dict[str, Any]) -> FinetuneConfig:
     )
 
 
-def compiled_once(loss: Any, tx: Any, like: Any, mesh: jax.sharding.Mesh, seed: int) -> Any:
+def compiled_once(loss: Any, tx: Any, like: Any, mesh: jax.sharding.Mesh, seed: int, nan_policy: Any) -> Any:
     """All runs of a process on one mesh take the same step, and compiling it is what takes the time."""
     if mesh not in steps_of:
-        steps_of[mesh] = make_train_step(loss, tx, like, mesh, seed)
+        steps_of[mesh] = make_train_step(loss, tx, like, mesh, seed, nan_policy)
     return steps_of[mesh]
 
 

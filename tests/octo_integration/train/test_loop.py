@@ -19,6 +19,7 @@ from octo_integration.model.sizes import CONFIGS
 from octo_integration.plot import plot_drift
 from octo_integration.train import checkpoint, loop
 from octo_integration.train.policy import load_policy, load_run
+from octo_integration.train.step import learning_rate
 from tests.octo_integration.train import micro_vla
 
 ROOT = Path(__file__).parents[3]
@@ -144,20 +145,47 @@ def test_another_config_in_the_same_folder_names_the_field(straight):
         loop.finetune(config(straight, seed=1))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+@pytest.fixture
+def poison(monkeypatch):
+    """poison(numbers): the actions of these training batches are NaN."""
     real = loop.data.train_batches
 
-    def poisoned(*args, start=0, **kwargs):
-        for i, batch in enumerate(real(*args, start=start, **kwargs), start=start):
-            if i == 6:
-                batch = {**batch, "action": batch["action"] * np.nan}
-            yield batch
+    def call(numbers):
+        def poisoned(*args, start=0, **kwargs):
+            for i, batch in enumerate(real(*args, start=start, **kwargs), start=start):
+                yield {**batch, "action": batch["action"] * np.nan} if i in numbers else batch
 
-    monkeypatch.setattr(loop.data, "train_batches", poisoned)
-    with pytest.raises(FloatingPointError, match=r"is nan at step 7; .* last good checkpoint is 5 "):
+        monkeypatch.setattr(loop.data, "train_batches", poisoned)
+
+    return call
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, poison):
+    poison({6})
+    message = r"^loss is nan at step 7; the first gradient .* is that of \S+; .* last good checkpoint is 5 "
+    with pytest.raises(FloatingPointError, match=message) as error:
         loop.finetune(config(tmp_path, log_every=10))
+    assert "--nan-policy skip" in str(error.value) and "\n" not in str(error.value)
     assert checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=2).all_steps() == [5]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved_params(tmp_path)))
+
+
+def test_skipped_batches_are_counted_and_the_run_goes_on_also_after_it_was_stopped(tmp_path, poison):
+    poison({2, 6, 7})
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 3; .* checkpoint is 2 "):
+        loop.finetune(config(tmp_path, save_every=2))
+    outcome = loop.finetune(config(tmp_path, save_every=2, log_every=2, nan_policy="skip", max_skips=3))
+    assert outcome.step == STEPS and np.isfinite(outcome.errors["heldout"].l1)
+    logged = {line["step"]: line for line in lines(tmp_path) if "skipped" in line}
+    assert {step: line["skipped"] for step, line in logged.items()} == {4: 1, 6: 1, 8: 3, 10: 3}
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert logged[10]["learning_rate"] == pytest.approx(float(learning_rate(config(tmp_path).optimizer)(6)))
+
+
+def test_too_many_skipped_batches_in_a_row_stop_the_run(tmp_path, poison):
+    poison({1, 3, 4, 5})
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 6; so it was in 3 batches in a row, .* is 5 "):
+        loop.finetune(config(tmp_path, nan_policy="skip", max_skips=3))
 
 
 @pytest.mark.parametrize(

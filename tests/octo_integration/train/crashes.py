@@ -1,0 +1,92 @@
+"""Runs of `maps-vla` that are killed: `python -m tests.octo_integration.train.crashes`, a job per line of stdin.
+
+A job is {"arguments": of maps-vla, "out": run directory, "log": file of its stdout and stderr}, and perhaps "die": when
+it kills itself, one of {"step": n} (when n steps are done), {"event": n} (before its n-th change of a file in out) and
+{"seconds": s} (s after its first step); "signal": by what (SIGKILL). The answer is a line
+{"code": exit code, negative for a signal; "events": how many files it changed, "seconds": from its first step on}.
+
+Jobs are forked before JAX starts, because importing everything takes longer than a run. Nothing in the product knows of
+this: a job counts Python's audit events and calls of the progress bar.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import tensorboardX  # noqa: F401
+import tqdm  # noqa: F401
+
+from octo_integration import cli
+from octo_integration.data import batches  # noqa: F401
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.train import logs, loop  # noqa: F401
+from tests.octo_integration.train import micro_vla
+
+CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile", "shutil.rmtree"}
+CONFIGS["micro"] = micro_vla.CONFIG
+seen = {"events": 0, "steps": 0, "began": 0.0}
+
+
+def watch(job: dict[str, Any]) -> None:
+    """Counts, and sends the signal at the moment that the job names."""
+    die, number = job.get("die", {}), job.get("signal", signal.SIGKILL)
+
+    def now() -> None:
+        os.kill(os.getpid(), number)
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES and any(isinstance(a, str) and a.startswith(job["out"]) for a in arguments):
+            seen["events"] += 1
+            if seen["events"] == die.get("event"):
+                now()
+
+    advance = logs.RunLog.advance
+
+    def count(log: logs.RunLog) -> None:
+        advance(log)
+        seen["steps"] += 1
+        if seen["steps"] == 1:
+            seen["began"] = time.monotonic()
+            if "seconds" in die:
+                threading.Timer(die["seconds"], now).start()
+        if seen["steps"] == die.get("step"):
+            now()
+
+    sys.addaudithook(audit)
+    logs.RunLog.advance = count  # type: ignore[method-assign]
+
+
+def child(job: dict[str, Any]) -> None:
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    watch(job)
+    code = cli.main(job["arguments"])
+    told = {"events": seen["events"], "seconds": time.monotonic() - seen["began"]}
+    Path(job["log"] + ".json").write_text(json.dumps(told))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(job)
+        finally:  # a traceback, which is printed, is a failure of its own
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    told = Path(job["log"] + ".json")
+    return {"code": code, **(json.loads(told.read_text()) if told.exists() else {})}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)
