@@ -175,7 +175,7 @@ def shortened(out: Path) -> Path:
 
 
 def test_a_torn_checkpoint_is_skipped_with_a_warning_that_names_it(runs, straight):
-    out = runs.root / "torn"
+    out = runs.root / "cut"
     shutil.copytree(straight.out, out)
     torn = out / "checkpoints" / str(STEPS)
     name = str(shortened(out).relative_to(torn))
