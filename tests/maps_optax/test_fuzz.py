@@ -133,11 +133,11 @@ def test_a_checkpoint_gives_back_every_bit_of_the_state(tmp_path_factory: pytest
     check()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the state's vectors are empty, which Orbax does not save")
-def test_a_checkpoint_of_a_run_that_holds_nothing(tmp_path: Path) -> None:
-    """The baseline, λ_max = 0."""
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="_spd and _lora keep vectors of no entries")
+def test_the_state_of_a_run_that_holds_nothing_has_no_empty_array() -> None:
+    """The baseline, λ_max = 0, has to be saved too, and Orbax saves no empty array."""
     state = held(mx.maps({"w": 1}, 0.0)).init({"w": jnp.ones(2)})
-    assert bits(stored(state, tmp_path / "saved")) == bits(state)
+    assert all(leaf.size for leaf in jax.tree_util.tree_leaves(state))
 
 
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason=f"jax {jax.__version__} is not the one that shards")

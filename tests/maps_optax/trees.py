@@ -96,11 +96,11 @@ def _buried(depth_and_node: tuple[int, Any]) -> Any:
 
 
 def trees(shapes: list[tuple[int, ...]] = SHAPES, dtypes: list[str] = FLOATS, least: int = 0) -> st.SearchStrategy[Any]:
-    """Trees of `jax.ShapeDtypeStruct`s, of `least` leaves or more."""
+    """Trees of `jax.ShapeDtypeStruct`s, of `least` leaves or more; not None itself, Optax's word for no parameters."""
     leaf = leaves(shapes, dtypes)
     wide = st.dictionaries(st.sampled_from(ODD_KEYS), leaf, min_size=max(least, 2), max_size=6)
     tree = st.one_of(wide, st.recursive(st.one_of(leaf, st.none()), containers, max_leaves=6))
-    return tree.filter(lambda t: len(jax.tree_util.tree_leaves(t)) >= least)
+    return tree.filter(lambda t: t is not None and len(jax.tree_util.tree_leaves(t)) >= least)
 
 
 @st.composite
