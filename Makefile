@@ -19,9 +19,12 @@ test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
 	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
 		tests/octo_integration/clients/test_octo.py
 
-# The long form of tests that `test` runs briefly: thousands of random trees, a million steps, a thousand million elements.
+# The long form of tests that `test` runs briefly: thousands of random trees and damaged files, a million steps, a thousand
+# million elements, a hundred kills.
+TORTURE := $(addprefix tests/maps_optax/test_,fuzz.py refusals.py torture.py extremes.py) \
+	tests/octo_integration/data/test_bad_data.py tests/octo_integration/train/test_crashes.py
 torture: $(VENV)/installed
-	TORTURE=1 $(BIN)/python -m pytest -s $(addprefix tests/maps_optax/test_,fuzz.py refusals.py torture.py extremes.py)
+	TORTURE=1 $(BIN)/python -m pytest -s $(TORTURE)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
