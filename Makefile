@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-.PHONY: demo test torture lint install clean
+.PHONY: demo test torture generations lint install clean
 
 # glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
 demo: export MALLOC_ARENA_MAX = 1
@@ -25,6 +25,21 @@ TORTURE := $(addprefix tests/maps_optax/test_,fuzz.py refusals.py torture.py ext
 	tests/octo_integration/data/test_bad_data.py tests/octo_integration/train/test_crashes.py
 torture: $(VENV)/installed
 	TORTURE=1 $(BIN)/python -m pytest -s $(TORTURE)
+
+# The core's tests on every generation of JAX that it promises to run on; a Python that is not there is an error.
+GENERATIONS := 3.10-lowest 3.11-middle 3.12-newest 3.13-newest
+generations: $(GENERATIONS:%=.venv-core-%/passed)
+
+.venv-core-%/installed: constraints.txt constraints-lowest.txt constraints-middle.txt constraints-newest.txt
+	python$(firstword $(subst -, ,$*)) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --upgrade pip
+	$(@D)/bin/python -m pip install -q -r constraints-$(lastword $(subst -, ,$*)).txt
+	touch $@
+
+.venv-core-%/passed: .venv-core-%/installed FORCE
+	PYTHONPATH=. $(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax
+
+FORCE:
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -54,4 +69,4 @@ $(PARITY)/installed: constraints-parity.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(PARITY) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(PARITY) .venv-core-* .pytest_cache .mypy_cache .ruff_cache
