@@ -37,7 +37,7 @@ generations: $(GENERATIONS:%=.venv-core-%/passed)
 	touch $@
 
 .venv-core-%/passed: .venv-core-%/installed FORCE
-	PYTHONPATH=. $(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax
+	PYTHONPATH=. $(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning -W "ignore:Sharding info not" tests/maps_optax
 
 FORCE:
 

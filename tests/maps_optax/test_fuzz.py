@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def dotted(tree: Any) -> list[str]:
 
 
 def test_a_checkpoint_gives_back_every_bit_of_the_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    pytest.importorskip("orbax.checkpoint")
+    version = metadata.version("orbax-checkpoint")
+    if tuple(map(int, version.split(".")[:2])) < (0, 12):
+        pytest.skip(f"Orbax {version} mixes up leaves under odd keys")
     whole = [shape for shape in trees.SHAPES if 0 not in shape]  # Orbax saves no empty array
     drawn = trees.trees(whole, least=1).filter(lambda tree: len(set(dotted(tree))) == len(dotted(tree)))
 
