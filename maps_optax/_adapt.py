@@ -26,7 +26,7 @@ class AdaptStats(NamedTuple):
       triggered: 1 where c < 0 in step t − 1, else 0.
       pull: λ·r of step t − 1, 0 where not triggered.
       home: the sign of ⟨g_t, θ_{t−1} − θ0⟩: 1 where the gradient asks to go home, −1 where it asks to move on, 0 at θ0
-        and for NaN. Without the gradient it is the estimate's sign.
+        and where it is NaN or infinite. Without the gradient it is the estimate's sign.
       ratio: r_t, the share of the radius that step t adds; 0 where it adds none.
       drift: ‖θ_{t−1} − θ0‖.
       norm: ‖θ0‖.

@@ -291,7 +291,7 @@ def _adapted(
         strength=old,
         triggered=state.triggered,
         pull=state.pull,
-        home=jnp.where(verdict.home > 0, 1, jnp.where(verdict.home < 0, -1, 0)).astype(old.dtype),  # NaN: 0
+        home=jnp.sign(jnp.where(jnp.isfinite(verdict.home), verdict.home, 0)).astype(old.dtype),
         ratio=verdict.ratio[:, 0],
         drift=jnp.sqrt(s.dd[:, 0]),
         norm=jnp.sqrt(s.anchor[:, 0]),
@@ -352,7 +352,7 @@ def project(layer: _sums.Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     if layer.rows:
         shape[int(layer.stacked)] = theta.shape[int(layer.stacked)]
     pull = (_sums.crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
-    # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters.
+    # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters. It is rounded as θ is.
     displaced = theta + u if theta0 is None else (theta + u) - theta0
     return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)
 

@@ -11,7 +11,6 @@ from this version of the sources are not compiled again.
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 import warnings
@@ -20,23 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-# Before JAX looks for a TPU.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
+from benchmarks.aot import topologies  # isort: skip  (before jax)
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-import tyro  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import numpy as np
+import optax
+import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import hlo  # noqa: E402
-from benchmarks.optimizer_step import cases  # noqa: E402
+from benchmarks import hlo
+from benchmarks.optimizer_step import cases
 
 HERE = Path(__file__).parent
 # What decides the compiled step.

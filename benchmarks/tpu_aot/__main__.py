@@ -12,34 +12,26 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before JAX looks for a TPU.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
+from benchmarks.aot import topologies  # isort: skip  (before jax)
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+import jax
+import numpy as np
+import tyro
 
-import maps_optax as mx  # noqa: E402
-from benchmarks.batch import abstract_batch  # noqa: E402
-from benchmarks.hlo import collectives  # noqa: E402
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig  # noqa: E402
-from octo_integration.model.sizes import CONFIGS  # noqa: E402
-from octo_integration.model.vla import VLA  # noqa: E402
-from octo_integration.train import sharding  # noqa: E402
-from octo_integration.train.setup import model_shapes  # noqa: E402
-from octo_integration.train.step import TrainState, abstract_state, make_loss, make_optimizer, make_train_step  # noqa: E402
+import maps_optax as mx
+from benchmarks.batch import abstract_batch
+from benchmarks.hlo import collectives
+from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.vla import VLA
+from octo_integration.train import sharding
+from octo_integration.train.setup import model_shapes
+from octo_integration.train.step import TrainState, abstract_state, make_loss, make_optimizer, make_train_step
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1]
@@ -68,7 +60,7 @@ HOLDS = {
 COMPILED = (
     "maps_optax/**/*.py",
     "octo_integration/model/**/*.py",
-    *(f"octo_integration/train/{name}.py" for name in ("lora", "sharding", "step")),
+    *(f"octo_integration/train/{name}.py" for name in ("finite", "lora", "sharding", "step")),
 )
 # Parameters with fewer elements may stay whole on every chip.
 LARGE = 2**16
