@@ -93,7 +93,7 @@ def test_a_head_trains_and_acts(head, sample, tmp_path, monkeypatch):
     )
     metrics = train(run, *content)
     logged = {"l1": set(), "diffusion": {"denoised_l1"}, "tokens": {"accuracy"}}[head]
-    assert set(metrics[0]) == {"loss", "grad_norm", *logged}
+    assert set(metrics[0]) == {"loss", "grad_norm", "bad_leaf", *logged}
     losses = [m["loss"] for m in metrics]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
 
