@@ -42,12 +42,13 @@ class SPDState(NamedTuple):
 
     Per-layer numbers are packed in vectors of length K, one entry per anchored tensor and one per slice of a stacked
     leaf, in flattening order: `optax.tree_utils.tree_map_params` would give a per-leaf scalar its parameter's
-    sharding, and fail on its rank.
+    sharding, and fail on its rank. Where nothing is anchored they have one entry all the same, which stays 0 and
+    belongs to no leaf: Orbax saves no empty array.
 
     Attributes:
       count: steps taken, int32.
       anchor: θ0, a tree like params with `optax.MaskedNode` for free leaves (and all of ``lora_spd``'s product).
-      leaf: which of the anchored leaves an entry belongs to, int32 (K,).
+      leaf: which of the anchored leaves an entry belongs to, int32 (K,); −1: to none.
       strength: λ of the last step, and of the first before it, (K,). Where `adapt` moves λ, this is what it moves.
       carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
       drift: ‖θ − θ0‖ after the last step, (K,). Squares are summed in float32, so it is 0 below about 1e-19 and not
@@ -67,6 +68,13 @@ class SPDState(NamedTuple):
 
 
 STATES: tuple[type, ...] = (SPDState, L2SPState)
+
+
+def first_state(anchor: Any, layers: list[int], strength: jax.Array) -> SPDState:
+    """The state of step 0, of leaves that have so many layers each."""
+    leaf = np.repeat(np.arange(len(layers), dtype=np.int32), layers) if layers else np.array([-1], np.int32)
+    zeros = [jnp.zeros(strength.shape, strength.dtype) for _ in range(4)]  # apart, so that none is donated twice
+    return SPDState(jnp.zeros((), jnp.int32), anchor, jnp.asarray(leaf), strength, *zeros)
 
 
 def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any:

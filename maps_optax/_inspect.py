@@ -171,7 +171,7 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None, *, stre
         out[f"pull/{name}"] = sum(s.pull[..., i] for s, i in members) / len(members)
         if strength:
             out[f"strength/{name}"] = sum(s.strength[..., i] for s, i in members) / len(members)
-    tensors = max(sum(s.drift.shape[-1] for s in found), 1)
+    tensors = max(sum(map(len, groups.values())), 1)
     out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2, axis=-1) for s in found))
     out["triggered"] = sum(jnp.sum(s.triggered, axis=-1) for s in found) / tensors
     out["pull"] = sum(jnp.sum(s.pull, axis=-1) for s in found) / tensors
@@ -203,7 +203,7 @@ def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> lis
 def _by_path(state: _anchor.SPDState, anchor: Any) -> list[str]:
     held = jax.tree_util.tree_map(lambda _: 0, anchor, is_leaf=lambda x: isinstance(x, _anchor.Adapter))
     paths = [_tree.name(p) for p in _tree.flatten(held).paths]
-    if len(paths) == state.drift.shape[-1]:
+    if not paths or len(paths) == state.drift.shape[-1]:
         return paths
     if isinstance(state.leaf, jax.core.Tracer):
         raise ValueError(

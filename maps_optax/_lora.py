@@ -153,19 +153,14 @@ def _product(
         return flat, chosen, held
 
     def strengths_now(held: list[_strength.Anchored]) -> jax.Array:
-        parts = [jnp.atleast_1d(jnp.asarray(h.strength, _sums.stat_dtype())) for h in held]
-        return jnp.concatenate(parts) if parts else jnp.zeros((0,), _sums.stat_dtype())
+        return _sums.join([jnp.atleast_1d(jnp.asarray(h.strength, _sums.stat_dtype())) for h in held])
 
     def init(params: Any) -> _anchor.SPDState:
         flat, chosen, held = plan(params)
         leaves: list[Any] = [optax.MaskedNode()] * len(flat.leaves)
         for pair in chosen:
             leaves[pair.b] = _anchor.Adapter()
-        now = strengths_now(held)
-        zeros = [jnp.zeros(now.shape, now.dtype) for _ in range(4)]  # apart, so that none is donated twice
-        leaf = np.repeat(np.arange(len(held), dtype=np.int32), [h.layers or 1 for h in held])
-        anchor = _tree.unflatten(flat, leaves)
-        return _anchor.SPDState(jnp.zeros((), jnp.int32), anchor, jnp.asarray(leaf), now, *zeros)
+        return _anchor.first_state(_tree.unflatten(flat, leaves), [h.layers or 1 for h in held], strengths_now(held))
 
     def update(
         updates: Any, state: _anchor.SPDState, params: Any = None, *, grad: Any = None, **extra_args: Any

@@ -173,11 +173,8 @@ def selective_projection(
         flat = _tree.flatten(params)
         anchored = _strength.plan(strength, flat, params, who)
         theta0 = _anchor.init(flat, [a.leaf for a in anchored], anchor, anchor_dtype, anchor_memory_kind, who)
-        count = jnp.zeros((), jnp.int32)
-        now = _sums.join(strengths_now(anchored, count))
-        zeros = [jnp.zeros(now.shape, now.dtype) for _ in range(4)]  # apart, so that none is donated twice
-        leaf = np.repeat(np.arange(len(anchored), dtype=np.int32), [a.layers or 1 for a in anchored])
-        return _anchor.SPDState(count, theta0, jnp.asarray(leaf), now, *zeros)
+        now = strengths_now(anchored, jnp.zeros((), jnp.int32))
+        return _anchor.first_state(theta0, [a.layers or 1 for a in anchored], _sums.join(now))
 
     def update(
         updates: Any, state: _anchor.SPDState, params: Any = None, *, grad: Any = None, **extra_args: Any
@@ -378,7 +375,7 @@ def _check_layout(
                 f"{who}: leaf {_tree.name(path)!r} has shape {tuple(leaf.shape)}, but its anchor has "
                 f"{tuple(theta0.shape)}; this state belongs to other parameters."
             )
-    size = sum(a.layers or 1 for a in anchored)
+    size = sum(a.layers or 1 for a in anchored) or 1
     if state.strength.shape != (size,):
         raise ValueError(
             f"{who}: the parameters have {size} layers, but the state {state.strength.shape[0]}; call init again "

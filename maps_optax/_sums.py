@@ -3,6 +3,7 @@
 One sum per layer: a tensor, or a slice along axis 0 of a leaf that stacks layers (or a row of it, for "mars").
 """
 
+import functools
 import math
 from typing import Any, NamedTuple, Optional
 
@@ -67,8 +68,9 @@ def sums_of(layer: Layer, norm: str, with_anchor: bool) -> Sums:
     )
 
 
+@functools.partial(jax.jit, static_argnames="axes")
 def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Each of the terms, which have one shape, summed over `axes`.
+    """Each of the terms, which have one shape, summed over `axes`; `jit`, so that a shape is traced once.
 
     One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
     its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
@@ -121,8 +123,8 @@ def psum(sums: list[Sums], axis_name: Any) -> list[Sums]:
 
 
 def join(parts: list[jax.Array]) -> jax.Array:
-    """The layers of all leaves in one vector."""
-    return jnp.concatenate(parts) if parts else jnp.zeros((0,), stat_dtype())
+    """The layers of all leaves in one vector; a 0 where there is none, because Orbax saves no empty array."""
+    return jnp.concatenate(parts) if parts else jnp.zeros((1,), stat_dtype())
 
 
 def concatenate(tuples: list[Any]) -> Any:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 import maps_optax as mx
@@ -65,7 +64,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState, *, anchor
     if anchored:
         state = state._replace(opt_state=mx.detach_anchor(state.opt_state))
     with _reported(manager, step):
-        manager.save(step, args=ocp.args.PyTreeSave(_nest(_stored(state))), force=True)
+        manager.save(step, args=ocp.args.PyTreeSave(_nest(_named(state))), force=True)
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -138,11 +137,11 @@ def restore(
     where = f"checkpoint {manager.directory}/{step}"
     if anchored:
         like = like._replace(opt_state=_detached(like.opt_state))
-    saved, wanted = _saved_leaves(manager, step), _stored(like)
+    saved, wanted = _saved_leaves(manager, step), _named(like)
     held = [{path for path in leaves if HOLD_PATH.match(path)} for leaves in (saved, wanted)]
     if held[0] == held[1]:
         _check_same(saved, wanted, where)
-        state = _rebuild(like, {**_empty(like), **_read(manager, step, wanted)})
+        state = _rebuild(like, _read(manager, step, wanted))
         if anchored:
             kind = None if anchor_memory == "device" else anchor_memory
             state = state._replace(opt_state=mx.attach_anchor(state.opt_state, pretrained, memory_kind=kind))
@@ -225,17 +224,6 @@ def _named(tree: Tree) -> Named:
 def paths(tree: Tree) -> list[str]:
     """The path of every leaf, in JAX's order."""
     return list(_named(tree))
-
-
-def _stored(tree: Tree) -> Named:
-    """`_named` without leaves of no elements (what MAPS keeps of nothing anchored), which Orbax refuses."""
-    return {path: leaf for path, leaf in _named(tree).items() if leaf.size}
-
-
-def _empty(like: Tree) -> Named:
-    """The leaves that `_stored` leaves out."""
-    shapes = {path: leaf for path, leaf in _named(like).items() if not leaf.size}
-    return {p: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding) for p, leaf in shapes.items()}
 
 
 def _key(key: Any) -> str:

@@ -1,0 +1,54 @@
+"""What a process holds does not grow while it fine-tunes and evaluates, over and over.
+
+By default a few cycles of the micro model; with TORTURE=1, two hours of `tiny`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.octo_integration.simulator import simulated
+
+ROOT = Path(__file__).parents[2]
+TORTURE = os.environ.get("TORTURE") == "1"
+ARGUMENTS = ("7200", "{}", "tiny", "100") if TORTURE else ("0", "{}", "micro", "4")
+GROWTH = 1.0  # MiB per cycle; a train state of `tiny` is 13
+
+
+def slope(y: np.ndarray) -> tuple[float, float]:
+    """Of the least-squares line through y at 0, 1, ..., and its standard error."""
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    b = (x @ y) / (x @ x)
+    residual = y - y.mean() - b * x
+    return float(b), float(np.sqrt(residual @ residual / (len(y) - 2) / (x @ x)))
+
+
+def test_memory_files_threads_and_processes_do_not_pile_up(tmp_path, capsys):
+    with simulated("reach"):
+        pass
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "XDG_CACHE_HOME": str(tmp_path / "statistics"),
+    }
+    arguments = [argument.format(tmp_path / "run") for argument in ARGUMENTS]
+    command = [sys.executable, "-m", "tests.octo_integration.soak", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    settled = records[len(records) // 4 :]
+    for what in ("files", "threads", "children"):
+        assert len({record[what] for record in settled}) == 1, (what, records)
+    growth, error = slope(np.array([record["mib"] for record in settled]))
+    with capsys.disabled():
+        seconds, mib = records[-1]["seconds"], settled[-1]["mib"]
+        print(f" [{len(records)} cycles, {seconds:.0f} s; {mib:.0f} MiB, {growth:+.2f} ± {error:.2f} a cycle]", end="")
+    if TORTURE:  # a few cycles say nothing of it
+        assert growth - 2 * error < GROWTH, records
