@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).parent
-ALL = ("adam", "maps", "maps, estimated", "maps, bf16 anchor", "uniform", "l2_sp")
+ALL = ("adam", "maps", "maps, estimated", "maps, bf16 anchor", "maps, host anchor", "uniform", "l2_sp")
 FEW = ("adam", "maps", "maps, estimated")
 # glibc's heap kept between steps: a step that asks for its temporaries anew pays for every fresh page.
 KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}

@@ -12,6 +12,7 @@ import maps_optax as mx
 
 LEARNING_RATE = 1e-3
 STRENGTH = 3.2
+HOST = "pinned_host"
 
 
 def positions(params: Any) -> Any:
@@ -34,6 +35,7 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "maps": lambda: mx.chain(adam(), mx.maps(positions, STRENGTH)),
     "maps, estimated": lambda: optax.chain(adam(), mx.maps(positions, STRENGTH)),
     "maps, bf16 anchor": lambda: mx.chain(adam(), mx.maps(positions, STRENGTH, anchor_dtype="bfloat16")),
+    "maps, host anchor": lambda: mx.chain(adam(), mx.maps(positions, STRENGTH, anchor_memory_kind=HOST)),
     "uniform": lambda: mx.chain(adam(), mx.spd(STRENGTH)),
     "l2_sp": lambda: mx.chain(mx.l2_sp(1e-2), adam()),
 }

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.optimizer_step import cases
+from octo_integration.train import sharding
 
 
 def measure(
@@ -48,8 +49,10 @@ def measure(
     for name in names:
         tx = cases.OPTIMIZERS[name]()
         params = jax.device_put(values(0), placed)
-        state = jax.eval_shape(tx.init, params)
-        state = jax.jit(tx.init, out_shardings=jax.tree.map(place, state))(params)
+        state_at = jax.tree.map(place, jax.eval_shape(tx.init, params))
+        if "host" in name:
+            state_at = sharding.anchors_in(state_at, cases.HOST)
+        state = jax.jit(tx.init, out_shardings=state_at)(params)
         shardings = jax.tree.map(lambda x: x.sharding, (params, state))
         step = jax.jit(cases.step_of(tx), donate_argnums=(0, 1), out_shardings=shardings)
         start = time.perf_counter()

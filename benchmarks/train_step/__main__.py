@@ -19,18 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
 import maps_optax as mx
-from benchmarks.batch import abstract_batch
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from benchmarks.train_step.case import case
+from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.model.config import Remat
-from octo_integration.model.sizes import CONFIGS
-from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
-from octo_integration.train.setup import model_shapes
-from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
+from octo_integration.train.step import abstract_state, init_state, make_optimizer, make_train_step
 
 HOLDS = {
     "AdamW": MapsConfig(method="adam"),
@@ -85,14 +81,7 @@ def main(config: Config) -> None:
 
 def measure(config: Config) -> list[dict[str, Any]]:
     """A row per part: median milliseconds, and the median over rounds of its time over that of AdamW's step."""
-    mesh = sharding.make_mesh(MeshConfig())
-    vla = dataclasses.replace(CONFIGS[config.model], dtype=config.dtype, remat=config.remat)
-    loss = make_loss(VLA(vla))
-    rng = np.random.default_rng(0)
-    batch = jax.tree.map(lambda x: _random(x, rng), abstract_batch(config.model, config.batch, mesh))
-    batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    shapes = model_shapes(config.model)
-    params = jax.tree.map(lambda x: 0.02 * rng.standard_normal(x.shape, np.float32), shapes)
+    mesh, loss, batch, shapes, params = case(config.model, config.batch, config.dtype, config.remat)
     key = jax.random.key(0)
     forward = jax.jit(lambda params: loss(params, batch, key)[0])
     backward = jax.jit(lambda params: jax.grad(lambda p: loss(p, batch, key)[0])(params))
@@ -133,16 +122,6 @@ def _stepper(step: Any, state: Any, batch: Any) -> Callable[[], Any]:
         return metrics
 
     return run
-
-
-def _random(like: Any, rng: np.random.Generator) -> np.ndarray:
-    if like.dtype == np.bool_:
-        return np.ones(like.shape, bool)
-    if like.dtype == np.uint8:
-        return rng.integers(0, 256, like.shape, np.uint8)
-    if like.dtype == np.int32:
-        return rng.integers(1, 8, like.shape, np.int32)
-    return rng.uniform(-1, 1, like.shape).astype(np.float32)
 
 
 def table(rows: list[dict[str, Any]], batch: int) -> str:
