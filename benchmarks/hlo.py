@@ -80,6 +80,13 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
     ]
 
 
+def all_reduced(text: str) -> int:
+    """Bytes that the all-reduces of a program add up on each device; one in a loop counts once."""
+    found = (INSTRUCTION.match(line) for line in text.splitlines())
+    reduces = [match for match in found if match and match.group(3) in ("all-reduce", "all-reduce-start")]
+    return sum(size for match in reduces for size, _ in _arrays(match.group(2)))
+
+
 def cycles(text: str) -> int:
     """The TPU compiler's estimate of cycles, over the instructions of the entry; 0 of other compilers."""
     entry = text[text.index("ENTRY") :]

@@ -2,6 +2,7 @@
 
     python -m benchmarks.compiled_step                     # TPU pods: pip install -e '.[vla,tpu]'
     python -m benchmarks.compiled_step --targets h100      # a GPU: pip install 'jax[cuda12]'
+    python -m benchmarks.compiled_step.pods                # what follows from the rows for pods
 
 Compiles for devices that are not here: `libtpu` and the CUDA plugin describe them, shapes stand for arrays, nothing
 runs. What they say repeats to the byte: bytes moved, temporaries, collectives, kernels. Rows that `results.json` has
