@@ -18,15 +18,12 @@ import tyro
 
 import maps_optax as mx
 from benchmarks import hlo
-from benchmarks.batch import abstract_batch
-from benchmarks.flops import flops
 from benchmarks.optimizer_step.cases import step_of
+from benchmarks.train_step.case import step_flops
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
-from octo_integration.model.sizes import CONFIGS
-from octo_integration.model.vla import VLA
 from octo_integration.train import sharding
 from octo_integration.train.setup import model_shapes
-from octo_integration.train.step import abstract_state, make_loss, make_optimizer
+from octo_integration.train.step import abstract_state, make_optimizer
 
 HERE = Path(__file__).parent
 WORD = 4
@@ -181,17 +178,6 @@ def added(rows: list[dict[str, Any]], chip: Chip, what: str) -> float:
         return row[what] if what == "main" else row[what] / row["parameters per chip"]
 
     return max(per(row) - per(by[t, tree, "adam"]) for (t, tree, name), row in by.items() if name == "maps")
-
-
-def step_flops(model: str, mesh: jax.sharding.Mesh) -> int:
-    """Of the loss and its gradient, for one sample; what a backward pass computes again does not count."""
-    loss = make_loss(VLA(dataclasses.replace(CONFIGS[model], remat="none")))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-
-    def gradient(params: Any, batch: Any, key: Any) -> Any:
-        return jax.grad(lambda p: loss(p, batch, key)[0])(params)
-
-    return flops(gradient, model_shapes(model), abstract_batch(model, 1, mesh), key)
 
 
 def _table(lines: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""A model, random weights for it and a batch of random samples."""
+"""A model, random weights for it and a batch of random samples; the work that they are."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.batch import abstract_batch
+from benchmarks.flops import flops
 from octo_integration.config import MeshConfig
 from octo_integration.model.config import Remat
 from octo_integration.model.sizes import CONFIGS
@@ -36,6 +37,17 @@ def case(model: str, batch: int, dtype: Literal["float32", "bfloat16"], remat: R
     shapes = model_shapes(model)
     params = jax.tree.map(lambda x: 0.02 * rng.standard_normal(x.shape, np.float32), shapes)
     return Case(mesh, loss, jax.device_put(samples, sharding.batch_sharding(mesh)), shapes, params)
+
+
+def step_flops(model: str, mesh: jax.sharding.Mesh) -> int:
+    """Of the loss and its gradient, for one sample; what a backward pass computes again does not count."""
+    loss = make_loss(VLA(dataclasses.replace(CONFIGS[model], remat="none")))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def gradient(params: Any, batch: Any, key: Any) -> Any:
+        return jax.grad(lambda p: loss(p, batch, key)[0])(params)
+
+    return flops(gradient, model_shapes(model), abstract_batch(model, 1, mesh), key)
 
 
 def _random(like: Any, rng: np.random.Generator) -> np.ndarray:

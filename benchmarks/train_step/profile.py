@@ -1,4 +1,4 @@
-"""Where does the time of a training step go? JAX's profiler, summed by the part of the model and by kind of instruction.
+"""Where does the time of a training step go? By JAX's profiler, for each part of the model and kind of instruction.
 
     python -m benchmarks.train_step.profile --model tiny
 

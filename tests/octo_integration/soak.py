@@ -2,7 +2,7 @@
 
 python -m tests.octo_integration.soak SECONDS FOLDER MODEL STEPS
 
-A cycle resumes the run of MODEL in FOLDER for another STEPS steps and lets its policy act once. It prints a line of JSON.
+A cycle resumes the run of MODEL in FOLDER for another STEPS steps, lets its policy act once, and prints a line of JSON.
 """
 
 import contextlib
