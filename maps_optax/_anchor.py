@@ -24,10 +24,18 @@ class DetachedAnchor(NamedTuple):
     fingerprints: Any
 
 
-class Adapter(optax.MaskedNode):
+class _Layers(NamedTuple):
+    layers: tuple[tuple[()], ...] = ()
+
+
+class Adapter(_Layers, optax.MaskedNode):
     """Stands in an anchor's tree for the B of an adapter whose product is held: there is no θ0 to keep.
 
     A kind of `MaskedNode`, so that whoever passes over those passes over this.
+
+    Attributes:
+      layers: an empty tuple for each layer that it is held as, none where it is held whole: a number that belongs to
+        the tree's structure, so it is known under `jit`, and kept by whatever stores trees.
     """
 
 

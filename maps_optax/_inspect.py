@@ -141,7 +141,7 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None, *, stre
       opt_state: any Optax state that holds states of `spd`, `maps` or `lora_spd`, however wrapped.
       layers: the LayerStack that `maps` was given, to name and gather layers ``"dinov2/3"``. Without it each anchored
         tensor is a layer of its own, named by its path, ``"path[i]"`` for slice i of a leaf that stacks layers. What
-        has no place in the stack, as adapters under `lora_spd`, is named by its path all the same.
+        has no place in the stack, as adapters in that of most presets, is named by its path all the same.
       strength: whether to show λ.
 
     Raises:
@@ -183,38 +183,49 @@ def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> lis
     anchor = state.anchor
     if isinstance(anchor, _anchor.DetachedAnchor):
         raise ValueError("metrics: the anchor is detached; call mx.attach_anchor(opt_state, pretrained) first.")
-    flat = _tree.flatten(anchor)
-    size = state.drift.shape[-1]
+    held = jax.tree_util.tree_map(_shape, anchor, is_leaf=lambda x: isinstance(x, _anchor.Adapter))
+    flat = _tree.flatten(held)
     if layers is not None and flat.paths:
         layout = layers.resolve(flat)
         if all(p is None for p in layout.positions):  # not what `maps` holds: the factors of adapters
-            return _by_path(state, anchor)
+            return _by_path(state, flat)
         names = [
             "/".join(filter(None, layout.names[int(k)]))
             for p in layout.positions
             for k in np.atleast_1d(p)  # type: ignore[arg-type]
         ]
+        size = state.drift.shape[-1]
         if len(names) != size:
             raise ValueError(f"metrics: layers gives {len(names)} layers, the state has {size}; give maps' own.")
         return names
-    return _by_path(state, anchor)
+    return _by_path(state, flat)
 
 
-def _by_path(state: _anchor.SPDState, anchor: Any) -> list[str]:
-    held = jax.tree_util.tree_map(lambda _: 0, anchor, is_leaf=lambda x: isinstance(x, _anchor.Adapter))
-    paths = [_tree.name(p) for p in _tree.flatten(held).paths]
-    if not paths or len(paths) == state.drift.shape[-1]:
-        return paths
-    if isinstance(state.leaf, jax.core.Tracer):
+def _by_path(state: _anchor.SPDState, flat: _tree.Flat) -> list[str]:
+    size = state.drift.shape[-1]
+    if len(flat.paths) == size:
+        counts = [1] * size
+    elif not jax.tree_util.tree_leaves(state.anchor):  # nothing, or adapters held by their products
+        counts = [math.prod(leaf.shape) for leaf in flat.leaves]
+    elif isinstance(state.leaf, jax.core.Tracer):
         raise ValueError(
             "metrics: under jit the names of stacked layers are not known; pass layers=, or call it outside jit."
         )
-    leaves = np.asarray(state.leaf).reshape(-1, state.drift.shape[-1])[0]  # a vmapped state repeats it
-    first = {int(leaf): int(np.argmax(leaves == leaf)) for leaf in leaves}
-    counts = np.bincount(leaves)
+    else:
+        leaves = np.asarray(state.leaf).reshape(-1, size)[0]  # a vmapped state repeats it
+        counts = np.bincount(leaves).tolist()
     return [
-        paths[leaf] if counts[leaf] == 1 else f"{paths[leaf]}[{i - first[int(leaf)]}]" for i, leaf in enumerate(leaves)
+        _tree.name(path) if count == 1 else f"{_tree.name(path)}[{i}]"
+        for path, count in zip(flat.paths, counts)
+        for i in range(count)
     ]
+
+
+def _shape(node: Any) -> Any:
+    """A leaf of θ0, or what stands for it where an adapter's product is held."""
+    if not isinstance(node, _anchor.Adapter):
+        return node
+    return jax.ShapeDtypeStruct((len(node.layers),) if node.layers else (), jnp.float32)
 
 
 def _bytes(n: float) -> str:

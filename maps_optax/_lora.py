@@ -79,8 +79,9 @@ def lora_spd(
 
     Returns:
       A transformation whose state is an `SPDState`. With ``"product"`` it has no anchor, and one entry per pair (or
-      layer of one), named by B's path in `mx.metrics`, whose drift is ‖Δ‖; with the others one per factor. Those keep
-      an anchor that is not in any published checkpoint, so `attach_anchor` needs the adapters' start, or zeros.
+      layer of one), whose drift is ‖Δ‖; with the others one per factor. `mx.metrics` names them by path, a pair by B's,
+      or by layer where the stack has a place for adapters. The others keep an anchor that is not in any published
+      checkpoint, so `attach_anchor` needs the adapters' start, or zeros.
 
     Raises:
       ValueError: bad options now; at `init`, no adapter found, a pattern that matches no leaf, an A without its B,
@@ -158,8 +159,8 @@ def _product(
     def init(params: Any) -> _anchor.SPDState:
         flat, chosen, held = plan(params)
         leaves: list[Any] = [optax.MaskedNode()] * len(flat.leaves)
-        for pair in chosen:
-            leaves[pair.b] = _anchor.Adapter()
+        for pair, h in zip(chosen, held):
+            leaves[pair.b] = _anchor.Adapter(((),) * (h.layers or 0))
         return _anchor.first_state(_tree.unflatten(flat, leaves), [h.layers or 1 for h in held], strengths_now(held))
 
     def update(

@@ -65,6 +65,9 @@ class MapsConfig:
     """Cap on the strength times the growth ratio; 1.0 never pulls past the pretrained weights. None: as published."""
     criterion: Literal["auto", "gradient"] = "gradient"
     """gradient: the exact test; auto: falls back on an estimate where the raw gradient is not available."""
+    adapters: Literal["product", "init", "zero", "free"] = "product"
+    """With --lora.rank, what is held with the strength of an adapter's kernel (maps only). product: what it adds to
+    the kernel; init, zero: each factor, at its start or at zero; free: nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

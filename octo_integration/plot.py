@@ -212,7 +212,8 @@ def _draw_drift(panel: Any, run: Run, colour: str, floor: float, reference: Run 
 
 
 def _draw_strengths(strip: Any, run: Run, peak: float, modules: Sequence[str]) -> None:
-    strengths = {t.layer: t.strength for t in run.tensors}
+    # The largest of each layer: where adapters are held, it also has tensors that are frozen.
+    strengths = dict(sorted((t.layer, t.strength) for t in run.tensors))
     layers = sorted(strengths)
     strip.imshow(
         [[strengths[k] for k in layers]],

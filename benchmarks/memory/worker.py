@@ -20,7 +20,7 @@ from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.train import sharding
+from octo_integration.train import lora, sharding
 from octo_integration.train.step import (
     TrainState,
     abstract_state,
@@ -69,7 +69,8 @@ def measure(model: str, case: str, devices: int, batch: int, run: bool) -> dict[
     samples = abstract_batch(model, batch, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(vla.init, key, samples["observation"], samples["task"])["params"]
-    tx = make_optimizer(OptimizerConfig(), maps, mx.presets.vla())
+    layers = mx.presets.vla()
+    tx = make_optimizer(OptimizerConfig(), maps, layers, lora.hold(maps, adapters, layers, shapes))
     like = abstract_state(shapes, tx, mesh, MIN_SIZE)
     jitted: Any = make_train_step(make_loss(vla), tx, like, mesh, seed=0)
     step = jitted.lower(like, samples).compile()

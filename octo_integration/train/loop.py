@@ -113,10 +113,11 @@ def finetune(config: FinetuneConfig) -> Outcome:
     built = build(config, data.compute_statistics(config.data, cache_directory()))
     for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
         data.eval_batches(config.data, built.statistics, split=split)
-    tx = make_optimizer(config.optimizer, config.maps, built.layers)
     shapes = abstract_params(config, built)
+    hold = lora.hold(config.maps, config.lora, built.layers, shapes)
+    tx = make_optimizer(config.optimizer, config.maps, built.layers, hold)
     like = abstract_state(shapes, tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
-    _say(_strength_table(config, built, lora.split(shapes)[0]))
+    _say(_strength_table(config, built, shapes))
     theta0 = initial_params(config, built, _placed(shapes, like.model))
     manager = checkpoint.open_checkpoints(out / "checkpoints", config.keep)
     start = manager.latest_step() or 0
@@ -127,7 +128,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
             like,
             lora.split(theta0)[0],
             lambda: init_state(theta0, tx, like),
-            anchored=config.maps.method != "adam",
+            anchored=_anchored(config, like),
             anchor_memory=config.maps.anchor_memory,
         )
         _say(f"resumed {out} at step {start} of {config.optimizer.steps}")
@@ -146,7 +147,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
             functools.partial(lora.merge_lora, lora=config.lora), out_shardings=shardings_of(lora.base(like.model))
         ),
         predict=make_predict(built, mesh),
-        layer_metrics=jax.jit(functools.partial(mx.metrics, layers=built.layers)),
+        layer_metrics=jax.jit(functools.partial(mx.metrics, layers=lora.with_adapters(built.layers))),
         manager=manager,
     )
     train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed, config.nan_policy)
@@ -242,16 +243,22 @@ def _summary(pending: list[Metrics], state: TrainState, run: _Run, done: int) ->
 
 def _save(run: _Run, state: TrainState, done: int) -> None:
     config, layers = run.config, run.built.layers
-    checkpoint.save(run.manager, done, state, anchored=config.maps.method != "adam")
+    checkpoint.save(run.manager, done, state, anchored=_anchored(config, state))
     lambda_max, schedule = _strength(config)
     if state.frozen:  # what the adapters add, rather than what rounding the frozen weights took
         theta, theta0 = run.merge(state.model), lora.base(state.model)
-        lambda_max = 0.0
+        slices = lora.held_slices(config.maps, mx.slices(layers, theta, schedule), state.params)
     else:
         theta, theta0 = state.params, run.theta0
-    rows = drift(theta, theta0, mx.slices(layers, theta, schedule), lambda_max)
+        slices = mx.slices(layers, theta, schedule)
+    rows = drift(theta, theta0, slices, lambda_max)
     if jax.process_index() == 0:
-        write_drift(run.out / "drift.json", rows, label=_label(config), step=done)
+        write_drift(run.out / "drift.json", rows, label=_label(config, state), step=done)
+
+
+def _anchored(config: FinetuneConfig, state: TrainState) -> bool:
+    """Whether a checkpoint leaves θ0 out: it is in the weights file, which the anchors of adapters are not."""
+    return config.maps.method != "adam" and not state.frozen
 
 
 def _placed(shapes: Tree, like: Tree) -> Tree:
@@ -274,19 +281,25 @@ def _strength(config: FinetuneConfig) -> tuple[float, str]:
     }[maps.method]
 
 
-def _strength_table(config: FinetuneConfig, built: Built, params: Tree) -> str:
+def _strength_table(config: FinetuneConfig, built: Built, shapes: Tree) -> str:
+    trained, frozen = lora.split(shapes)
     if config.maps.method == "adam":
         return "plain AdamW: nothing holds the pretrained weights"
-    return mx.describe(built.layers, params, *_strength(config))
+    if frozen and lora.holds(config.maps):
+        return lora.describe(config.maps, built.layers, shapes)
+    return mx.describe(built.layers, trained, *_strength(config))
 
 
-def _label(config: FinetuneConfig) -> str:
+def _label(config: FinetuneConfig, state: TrainState) -> str:
     maps = config.maps
-    return {
+    if state.frozen and not lora.holds(maps):
+        return "LoRA"
+    label = {
         "adam": "Adam",
         "maps": f"MAPS, {maps.schedule}, λmax {maps.lambda_max:g}",
         "l2_sp": f"L2-SP, strength {maps.lambda_max:g}",
     }[maps.method]
+    return f"LoRA ({maps.adapters}), {label}" if state.frozen else label
 
 
 def _measure(run: _Run, params: Tree) -> dict[str, ActionError]:
@@ -325,7 +338,8 @@ def _check_same_run(out: Path, config: FinetuneConfig) -> None:
     if not (out / "config.json").exists():
         return
     for name, before, now in differences(read_config(out), config):
-        if not name.startswith(MAY_CHANGE):
+        alike = name == "maps.adapters" and {before, now} == {"init", "zero"}  # their anchors, in a checkpoint
+        if alike or not name.startswith(MAY_CHANGE):
             raise ValueError(
                 f"{out} holds a run with {name}={before!r}, this one has {now!r}; choose another --out, or the same "
                 "value."

@@ -8,7 +8,7 @@ import jax
 from octo_integration import data
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.profile import profile_input
-from octo_integration.train import sharding
+from octo_integration.train import lora, sharding
 from octo_integration.train.loop import cache_directory
 from octo_integration.train.setup import abstract_params, build, initial_params
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
@@ -25,8 +25,10 @@ def profile(config: FinetuneConfig) -> str:
     mesh = sharding.make_mesh(config.mesh)
     statistics = data.compute_statistics(config.data, cache_directory())
     built = build(config, statistics)
-    tx = make_optimizer(config.optimizer, config.maps, built.layers)
-    like = abstract_state(abstract_params(config, built), tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
+    shapes = abstract_params(config, built)
+    hold = lora.hold(config.maps, config.lora, built.layers, shapes)
+    tx = make_optimizer(config.optimizer, config.maps, built.layers, hold)
+    like = abstract_state(shapes, tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
     state = init_state(initial_params(config, built, like.model), tx, like)
     step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
     host = list(itertools.islice(data.train_batches(config.data, statistics, seed=config.seed), 2))

@@ -70,7 +70,12 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     )
 
 
-def make_optimizer(optimizer: OptimizerConfig, maps: MapsConfig, layers: Any) -> Optimizer:
+def make_optimizer(
+    optimizer: OptimizerConfig,
+    maps: MapsConfig,
+    layers: Any,
+    hold: optax.GradientTransformation | None = None,
+) -> Optimizer:
     """clip -> AdamW -> what holds the weights, and gradient accumulation around it all.
 
     `mx.chain` hands the raw gradient to MAPS and sits inside `optax.MultiSteps`, which gives it the accumulated one.
@@ -78,6 +83,7 @@ def make_optimizer(optimizer: OptimizerConfig, maps: MapsConfig, layers: Any) ->
 
     Args:
       layers: the model's LayerStack (or what `mx.maps` takes in its place).
+      hold: of `lora.hold`: takes the place of MAPS where it holds adapters.
     """
     b1, b2 = optimizer.betas
     adamw = optax.adamw(
@@ -88,7 +94,10 @@ def make_optimizer(optimizer: OptimizerConfig, maps: MapsConfig, layers: Any) ->
         mask=decay_mask,
     )
     tx = mx.chain(
-        _penalty(maps, layers), optax.clip_by_global_norm(optimizer.clip), adamw, _projection(maps, layers, b1)
+        _penalty(maps, layers),
+        optax.clip_by_global_norm(optimizer.clip),
+        adamw,
+        _projection(maps, layers, b1) if hold is None else hold,
     )
     return tx if optimizer.accumulate == 1 else optax.MultiSteps(tx, optimizer.accumulate)
 
@@ -153,7 +162,7 @@ def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, ancho
     params_at = sharding.param_shardings(shapes.params, mesh, min_size)
     frozen_at = sharding.param_shardings(shapes.frozen, mesh, min_size)
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
-    if anchor_memory != "device":
+    if anchor_memory != "device" and not shapes.frozen:  # anchors of adapters are small, and stay on the device
         state_at = sharding.anchors_in(state_at, anchor_memory)
 
     def place(shape: Any, at: Any) -> Any:

@@ -1,5 +1,6 @@
 """Adapters: what is computed from factors is what the merged kernel would give."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -183,7 +184,13 @@ def test_metrics_and_anchors_of_every_kind_of_state() -> None:
                 assert float(shown[f"drift/blocks/lora_b[{i}]"]) == pytest.approx(
                     float(jnp.linalg.norm(delta)), rel=1e-5
                 )
-            assert state[2].anchor["blocks"]["lora_b"] == () and not jax.tree_util.tree_leaves(state[2].anchor)
+            assert not jax.tree_util.tree_leaves(state[2].anchor)
+            assert jax.jit(mx.metrics)(state).keys() == shown.keys()
+            placed = mx.LayerStack({"tower": {r"tower$": "first", r"blocks/": "stacked"}, "head": {r"head/": "first"}})
+            by_layer = jax.jit(functools.partial(mx.metrics, layers=placed))(state)
+            names = {k.split("/", 1)[1] for k in by_layer if k.startswith("drift/")}
+            assert names == {"tower", "tower/0", "tower/1", "head"}
+            assert float(by_layer["drift/tower/1"]) == float(shown["drift/blocks/lora_b[1]"])
             theta0: Any = params
         else:
             theta0 = params if treatment == "init" else jax.tree_util.tree_map(jnp.zeros_like, params)

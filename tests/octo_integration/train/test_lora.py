@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from octo_integration import cli
-from octo_integration.config import FinetuneConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.model.sizes import CONFIGS
@@ -91,21 +91,83 @@ def test_the_optimizer_knows_only_what_is_trained(run):
     assert moments == {path for path in params if is_trained(path)} and moments < params
 
 
-def test_maps_anchors_nothing_and_drift_is_what_the_adapters_add(run, trained):
-    (first, *_, last) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][:4]
-    assert first["drift"] == last["drift"] == 0.0
-    rows = {row["name"]: row for row in json.loads((run / "drift.json").read_text())["tensors"]}
-    fc1 = trained.params["bridge"]["fc1"]
-    added = LORA.alpha / LORA.rank * fc1["lora_a"] @ fc1["lora_b"]
-    assert rows["bridge/fc1/kernel"]["drift"] == pytest.approx(float(jnp.linalg.norm(added)), rel=1e-4)
-    assert rows["bridge/fc1/bias"]["drift"] == 0.0 and rows["bridge/fc1/kernel"]["strength"] == 0.0
+def added(out) -> dict[str, dict]:
+    """drift.json by tensor: what the adapters add to each kernel."""
+    return {row["name"]: row for row in json.loads((out / "drift.json").read_text())["tensors"]}
 
 
-def test_a_run_goes_on_bit_for_bit(run, tmp_path):
+def metrics(out) -> dict[str, float]:
+    """The last training step's."""
+    return json.loads((out / "metrics.jsonl").read_text().splitlines()[3])
+
+
+def test_drift_is_what_the_adapters_add_with_the_strength_of_the_kernel(run, trained):
+    rows, logged, fc1 = added(run), metrics(run), trained.params["bridge"]["fc1"]
+    product = LORA.alpha / LORA.rank * fc1["lora_a"] @ fc1["lora_b"]
+    assert rows["bridge/fc1/kernel"]["drift"] == pytest.approx(float(jnp.linalg.norm(product)), rel=1e-4)
+    assert rows["bridge/fc1/kernel"]["strength"] == MapsConfig.lambda_max / 2  # the third of five layers
+    for frozen in ("bridge/fc1/bias", "language/blocks/mlp/up/kernel[0]"):
+        assert rows[frozen]["drift"] == rows[frozen]["strength"] == 0.0
+    for layer, name in (("bridge", "bridge/"), ("language/0", "kernel[0]"), ("language/1", "kernel[1]")):
+        squares = [row["drift"] ** 2 for path, row in rows.items() if name in path and row["drift"]]
+        assert logged[f"drift/{layer}"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+        assert {f"triggered/{layer}", f"pull/{layer}"} < logged.keys()
+
+
+def test_an_adapter_has_the_strength_of_its_kernel_whatever_else_has_adapters(trained):
+    maps, layers = MapsConfig(lambda_max=4.0), trained.built.layers
+    alone = lora.base(trained.params)
+    language = {**alone, "language": trained.params["language"]}
+    for params, bridge in ((trained.params, len(trained.params["bridge"])), (language, 0)):
+        state = lora.hold(maps, LORA, layers, params).init(lora.split(params)[0])
+        assert state.strength.tolist() == [2.0] * bridge + [1.0, 0.0] * 4
+        _, *rows, total = [line.split() for line in lora.describe(maps, layers, params).splitlines()]
+        first, last = ["language", "0", "4", "224", "1.0000"], ["language", "1", "4", "224", "0.0000"]
+        assert rows[-2:] == [first, last] and [row[-1] for row in rows[:-2]] == ["2.0000"] * (bridge > 0)
+        assert " ".join(total).startswith(f"held: {bridge + 4} adapters, what each adds to its kernel; free: ")
+    assert lora.hold(maps, LORA, layers, alone) is None
+    for free in (MapsConfig(adapters="free"), MapsConfig(method="adam"), MapsConfig(method="l2_sp")):
+        assert lora.hold(free, LORA, layers, trained.params) is None
+
+
+def test_held_adapters_add_less_than_free_ones_and_the_first_layers_least(run, tmp_path, capsys):
+    loop.finetune(config(tmp_path, 4, maps=MapsConfig(adapters="free")))
+    assert "anchored: 0 parameters" in capsys.readouterr().out
+    assert metrics(tmp_path)["drift"] == 0.0
+    held, free = added(run), added(tmp_path)
+    assert {row["strength"] for row in free.values()} == {0.0}
+    bridge, last = (
+        [held[path]["drift"] / free[path]["drift"] for path in free if name in path and free[path]["drift"]]
+        for name in ("bridge/", "kernel[1]")
+    )
+    assert np.mean(bridge) < 0.9 < np.mean(last)
+
+
+@pytest.mark.parametrize(("adapters", "other"), [("init", "zero"), ("zero", "init")])
+def test_published_treatments_go_on_bit_for_bit_too(tmp_path, adapters, other):
+    def changed(to: str, out: str = "straight") -> FinetuneConfig:
+        return config(tmp_path / out, 4, maps=MapsConfig(adapters=to))
+
+    loop.finetune(changed(adapters))
+    stop_at_two(changed(adapters, "stopped"))
+    assert loop.finetune(changed(adapters, "stopped")).step == 4
+    for a, b in zip(*(jax.tree.leaves(load_run(tmp_path / out).params) for out in ("straight", "stopped"))):
+        np.testing.assert_array_equal(a, b)
+    assert "drift/language/0" in metrics(tmp_path / "stopped")
+    with pytest.raises(ValueError, match=f"a run with maps.adapters='{adapters}', this one has '{other}'"):
+        loop.finetune(changed(other))
+    assert loop.finetune(changed("product")).step == 4  # starts to hold otherwise, as another method would
+
+
+def stop_at_two(config: FinetuneConfig) -> None:
     signals = iter([None, signal.SIGTERM])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_agreed", lambda request, at_log_step: next(signals))
-        assert loop.finetune(config(tmp_path, 4)).step == 2
+        assert loop.finetune(config).step == 2
+
+
+def test_a_run_goes_on_bit_for_bit(run, tmp_path):
+    stop_at_two(config(tmp_path, 4))
     assert loop.finetune(config(tmp_path, 4)).step == 4
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path).params, load_run(run).params)
 
