@@ -7,6 +7,7 @@ the end of the branch that loads ``config.model_init``, but not of the one that 
 
     train_state["opt"] = mx.set_anchor(train_state["opt"], train_state["params"])
 
+and after both branches `check_anchor(train_state["opt"], train_state["params"])` makes sure of it.
 `trainers/proj/paligemma/train.py` initialises the optimizer after loading and needs no such line. In all of them, name
 in ``free`` what no checkpoint gives: new heads, a temperature, a tower from scratch.
 
@@ -186,6 +187,42 @@ def check(opt_state: Any) -> None:
             f"check: the weights moved {max(found):.0%} of a step away from where maps_adam planned; give it the "
             "factory's learning_rate and weight_decay, or use make."
         )
+
+
+def check_anchor(opt_state: Any, params: Any) -> None:
+    """Raises unless MAPS will hold the weights at θ0; call it outside jit, after loading or resuming, before any step.
+
+    Both mistakes are silent otherwise: a θ0 that is the random initialisation spoils the loaded weights, and one that
+    every resumption sets anew holds nothing in the end.
+
+    Args:
+      opt_state: of `make` or with `maps_adam` in it.
+      params: what the next step starts from.
+
+    Raises:
+      ValueError: training starts elsewhere than at θ0, naming the first leaf; θ0 was set anew although steps had been
+        made (steps that all had a learning rate of 0 look the same); there is no MAPS in the state.
+    """
+    leaves = jax.tree_util.tree_leaves(opt_state, is_leaf=lambda node: isinstance(node, mx.SPDState))
+    states = [state for state in leaves if isinstance(state, mx.SPDState)]
+    if not states:
+        raise ValueError("check_anchor: this optimizer state holds no MAPS; is config.maps or the optax_name set?")
+    weights = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    for state in states:
+        if int(state.count) > 0:
+            if jax.tree_util.tree_leaves(state.anchor) and not bool(jnp.any(state.drift)):
+                raise ValueError(
+                    f"check_anchor: θ0 was set anew after {int(state.count)} steps; call mx.set_anchor only where "
+                    "config.model_init is loaded, not where a run resumes."
+                )
+            continue
+        for path, theta0 in jax.tree_util.tree_flatten_with_path(state.anchor)[0]:
+            weight = jnp.asarray(weights[_name(path)])
+            if not bool(jnp.array_equal(weight.astype(theta0.dtype), jax.device_put(theta0, weight.sharding))):
+                raise ValueError(
+                    f"check_anchor: training does not start from θ0: leaf {_name(path)!r} differs; after loading "
+                    "weights call mx.set_anchor(opt_state, params)."
+                )
 
 
 def _stack(layers: Any, free: Sequence[str]) -> mx.LayerStack:

@@ -2,6 +2,7 @@
 
 XLA aborts the process, with a stack trace, where a peer does not answer. So the processes call the roll with plain
 sockets first, on the coordinator's own port: what is missing or contradicts itself is then one line on each of them.
+The sockets stay open, as lifelines.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import jax
 
 from octo_integration.config import MeshConfig
+from octo_integration.train import lifeline
 
 # Where `mesh.distributed explicit` looks for a field that is not given.
 VARIABLES = {"coordinator": "MAPS_COORDINATOR", "processes": "MAPS_PROCESSES", "process": "MAPS_PROCESS"}
@@ -48,10 +50,14 @@ def start(config: MeshConfig) -> None:
     if config.distributed == "off" or jax.distributed.is_initialized():
         return
     place = _detected(config) if config.distributed == "auto" else _given(config)
+    address = place.address
     if place.processes > 1:
-        _call_the_roll(place, config.timeout)
+        lines = (_gather if place.process == 0 else _report)(place, time.monotonic() + config.timeout, config.timeout)
+        lifeline.hold(place.process, place.processes, lines)
+        if place.process > 0:
+            address = lifeline.shield(lambda: _connect(place, time.monotonic() + config.timeout, config.timeout))
     jax.distributed.initialize(
-        place.address,
+        address,
         place.processes,
         place.process,
         local_device_ids=place.local_devices,
@@ -108,16 +114,14 @@ def _detected(config: MeshConfig) -> Place:
     return _checked(Place(*_address(address), processes, process, None if devices is None else list(devices)))
 
 
-def _call_the_roll(place: Place, timeout: int) -> None:
-    """Returns when every process has reached the coordinator's port, and leaves the port free again."""
-    (_gather if place.process == 0 else _report)(place, time.monotonic() + timeout, timeout)
+def _gather(place: Place, deadline: float, timeout: int) -> dict[int, socket.socket]:
+    """Process 0: waits until every process has reached its port, leaves the port free again, and tells each to go on.
 
-
-def _gather(place: Place, deadline: float, timeout: int) -> None:
-    """Process 0: waits for all others, then tells each to go on."""
+    Returns:
+      The connection to each of them.
+    """
     present: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listen(place))
+    with contextlib.ExitStack() as stack, _listen(place) as server:
         while len(present) < place.processes - 1:
             missing = sorted(set(range(1, place.processes)) - present.keys())
             server.settimeout(max(deadline - time.monotonic(), 0.01))
@@ -131,7 +135,8 @@ def _gather(place: Place, deadline: float, timeout: int) -> None:
             peer.settimeout(GRACE)
             greeting = re.fullmatch(rf"{GREETING} (\d+) (\d+)", _read_line(peer))
             if greeting is None:
-                continue  # someone else tried the port
+                peer.close()  # someone else tried the port
+                continue
             process, processes = map(int, greeting.groups())
             if processes != place.processes or process not in missing:
                 problem = (
@@ -142,10 +147,10 @@ def _gather(place: Place, deadline: float, timeout: int) -> None:
                     _send_line(told, problem)
                 raise ValueError(problem)
             present[process] = peer
-        for peer in present.values():
-            _send_line(peer, "go")
-        for peer in present.values():
-            _read_line(peer)  # they hang up first, which leaves the port free at once
+        stack.pop_all()
+    for peer in present.values():
+        _send_line(peer, "go")
+    return present
 
 
 def _listen(place: Place) -> socket.socket:
@@ -159,18 +164,20 @@ def _listen(place: Place) -> socket.socket:
         ) from None
 
 
-def _report(place: Place, deadline: float, timeout: int) -> None:
-    """Other processes: say who they are, and wait for the word to go on."""
-    with _connect(place, deadline, timeout) as server:
-        server.settimeout(max(deadline - time.monotonic(), 0) + GRACE)
-        _send_line(server, f"{GREETING} {place.process} {place.processes}")
-        answer = _read_line(server)
+def _report(place: Place, deadline: float, timeout: int) -> dict[int, socket.socket]:
+    """Other processes: say who they are, and wait for the word to go on; the connection to process 0."""
+    server = _connect(place, deadline, timeout)
+    server.settimeout(max(deadline - time.monotonic(), 0) + GRACE)
+    _send_line(server, f"{GREETING} {place.process} {place.processes}")
+    answer = _read_line(server)
+    if answer == "go":
+        return {0: server}
+    server.close()
     if answer.startswith("mesh: "):
         raise ValueError(answer)
-    if answer != "go":
-        raise ConnectionError(
-            f"mesh: the coordinator {place.address} gave up waiting for other processes; its own message says which."
-        )
+    raise ConnectionError(
+        f"mesh: the coordinator {place.address} gave up waiting for other processes; its own message says which."
+    )
 
 
 def _connect(place: Place, deadline: float, timeout: int) -> socket.socket:

@@ -22,7 +22,7 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, distributed, finite, lora, sharding
+from octo_integration.train import checkpoint, distributed, finite, lifeline, lora, sharding
 from octo_integration.train.drift import drift, write_drift
 from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
@@ -104,9 +104,15 @@ def finetune(config: FinetuneConfig) -> Outcome:
       FileNotFoundError, ValueError: config, data set, weights or checkpoint do not fit (before the first step).
       FloatingPointError: loss or gradient became NaN or inf; names the step. Checkpoints before it are kept.
       OSError: a checkpoint could not be written.
+
+    Where another process of a multi-process run is gone, this one prints one line and exits (see `lifeline`).
     """
     distributed.start(config.mesh)
-    out = Path(config.out)
+    with lifeline.together(Path(config.out)):
+        return _finetune(config, Path(config.out))
+
+
+def _finetune(config: FinetuneConfig, out: Path) -> Outcome:
     mesh = sharding.make_mesh(config.mesh)
     share = sharding.batch_share(config.data.batch_size, mesh)
     _check_same_run(out, config)

@@ -433,6 +433,34 @@ def test_check_of_a_state_without_maps_adam_is_an_error() -> None:
         big_vision.check(standard("make", "numbered")[1])
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("form, kind", [*zip(FORMS, KINDS)])
+def test_check_anchor_passes_before_the_first_step_and_after_resuming(form: str, kind: str, dtype: Any) -> None:
+    tx = build(form, kind, {"anchor_dtype": dtype})
+    big_vision.check_anchor(mx.set_anchor(tx.init(random_init(kind)), loaded(kind)), loaded(kind))
+    params, state = train(tx, kind, steps=2)
+    big_vision.check_anchor(state, params)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_check_anchor_finds_a_forgotten_set_anchor_before_the_first_step(form: str) -> None:
+    state = jax.jit(build(form, "numbered").init)(random_init("numbered"))
+    with pytest.raises(ValueError, match=one_line("leaf 'img/Transformer/encoderblock_0/kernel' differs; after")):
+        big_vision.check_anchor(state, loaded("numbered"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_check_anchor_finds_a_set_anchor_where_a_run_resumes(form: str) -> None:
+    params, state = train(build(form, "numbered"), "numbered", steps=2)
+    with pytest.raises(ValueError, match=one_line("θ0 was set anew after 2 steps; call mx.set_anchor only where")):
+        big_vision.check_anchor(mx.set_anchor(state, params), params)
+
+
+def test_check_anchor_of_a_state_without_maps_is_an_error() -> None:
+    with pytest.raises(ValueError, match=one_line("check_anchor: this optimizer state holds no MAPS")):
+        big_vision.check_anchor(factory("numbered").init(loaded("numbered")), loaded("numbered"))
+
+
 def sharded_case(form: str, kind: str) -> dict[str, Any]:
     """Trains on four devices as big_vision does, with the state's shardings inferred from its leaves' shapes."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("fsdp",))
@@ -448,6 +476,7 @@ def sharded_case(form: str, kind: str) -> dict[str, Any]:
     opt = jax.jit(tx.init, out_shardings=placed["opt"])(params)
     params = jax.device_put(loaded(kind), placed["params"])
     state = {"params": params, "opt": mx.set_anchor(opt, params)}
+    big_vision.check_anchor(state["opt"], state["params"])
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
     def step(state: Any, t: Any) -> Any:

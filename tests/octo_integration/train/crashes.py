@@ -1,34 +1,43 @@
-"""Runs of `maps-vla` that are killed: `python -m tests.octo_integration.train.crashes`, a job per line of stdin.
+"""Runs of `maps-vla` that are killed: `python -m tests.octo_integration.train.crashes`; each line of stdin is a list of
+jobs, which are started at once.
 
 A job is {"arguments": of maps-vla, "out": run directory, "log": file of its stdout and stderr}, and perhaps "die": when
 it kills itself, one of {"step": n} (when n steps are done), {"event": n} (before its n-th change of a file in out) and
-{"seconds": s} (s after its first step); "signal": by what (SIGKILL). The answer is a line
-{"code": exit code, negative for a signal; "events": how many files it changed, "seconds": from its first step on}.
+{"seconds": s} (s after its first step); "signal": by what (SIGKILL). The answer is a line, for each job
+{"code": exit code, negative for a signal; "ended": when, in seconds; "events": how many files it changed, "seconds":
+from its first step on}.
 
 Jobs are forked before JAX starts, because importing everything takes longer than a run. Nothing in the product knows of
 this: a job counts Python's audit events and calls of the progress bar.
 """
 
+import dataclasses
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import tensorboardX  # noqa: F401
 import tqdm  # noqa: F401
+from jax._src import compiler
 
 from octo_integration import cli
 from octo_integration.data import batches  # noqa: F401
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import logs, loop  # noqa: F401
+from octo_integration.train import lifeline, logs, loop  # noqa: F401
 from tests.octo_integration.train import micro_vla
 
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile", "shutil.rmtree"}
 CONFIGS["micro"] = micro_vla.CONFIG
+CONFIGS["one_tower"] = dataclasses.replace(micro_vla.CONFIG, dinov2=None)
+# Of several processes JAX lets only the first write the cache of compiled programs, where others find none of theirs.
+compiler.distributed = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0, client=None))
 seen = {"events": 0, "steps": 0, "began": 0.0}
 
 
@@ -67,6 +76,9 @@ def child(job: dict[str, Any]) -> None:
     os.dup2(log, 2)
     watch(job)
     code = cli.main(job["arguments"])
+    if code == 0:  # what Python's exit does
+        lifeline.finish()
+        jax.distributed.shutdown()
     told = {"events": seen["events"], "seconds": time.monotonic() - seen["began"]}
     Path(job["log"] + ".json").write_text(json.dumps(told))
     sys.stdout.flush()
@@ -74,17 +86,25 @@ def child(job: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def start(job: dict[str, Any]) -> int:
     pid = os.fork()
-    if pid == 0:
-        try:
-            child(job)
-        finally:  # a traceback, which is printed, is a failure of its own
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    told = Path(job["log"] + ".json")
-    return {"code": code, **(json.loads(told.read_text()) if told.exists() else {})}
+    if pid:
+        return pid
+    try:
+        child(job)
+    finally:  # a traceback, which is printed, is a failure of its own
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+
+
+def run(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    pids = [start(job) for job in jobs]
+    ends: dict[int, dict[str, Any]] = {}
+    while len(ends) < len(pids):
+        pid, status = os.wait()
+        ends[pid] = {"code": os.waitstatus_to_exitcode(status), "ended": time.monotonic()}
+    told = [Path(job["log"] + ".json") for job in jobs]
+    return [{**ends[pid], **(json.loads(path.read_text()) if path.exists() else {})} for pid, path in zip(pids, told)]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import jax
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import logs, loop, sharding
+from octo_integration.train import lifeline, logs, loop, sharding
 from octo_integration.train.distributed import VARIABLES
 from tests.octo_integration.train import micro_vla
 
@@ -82,6 +82,7 @@ def child(session: dict[str, Any], process: int, port: int) -> None:
     for job in session["jobs"]:
         finetune(job)
     if jax.process_count() > 1:
+        lifeline.finish()
         jax.distributed.shutdown()
 
 

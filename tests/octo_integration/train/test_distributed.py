@@ -9,7 +9,7 @@ import pytest
 
 from octo_integration import cli
 from octo_integration.config import MeshConfig
-from octo_integration.train import distributed
+from octo_integration.train import distributed, lifeline
 from octo_integration.train.distributed import VARIABLES
 
 
@@ -20,10 +20,15 @@ def free_port() -> int:
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Which processes went on to JAX, which is not started here."""
+    """Which processes went on to JAX, which is not started here, nor do they watch over each other."""
     calls: list[tuple] = []
+    held: list[socket.socket] = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: calls.append((*args, options)))
-    return calls
+    monkeypatch.setattr(lifeline, "hold", lambda process, processes, lines: held.extend(lines.values()))
+    monkeypatch.setattr(lifeline, "shield", lambda connect: "relay")
+    yield calls
+    for line in held:
+        line.close()
 
 
 def together(configs: list[MeshConfig]) -> list[Exception | None]:
@@ -51,7 +56,8 @@ def test_all_meet_and_leave_the_port_free(joined):
     port = free_port()
     assert together([explicit(port, 4, i) for i in range(4)]) == [None] * 4
     options = {"local_device_ids": None, "initialization_timeout": 20}
-    assert sorted(joined, key=lambda call: call[2]) == [(f"localhost:{port}", 4, i, options) for i in range(4)]
+    addresses = [f"localhost:{port}", *["relay"] * 3]
+    assert sorted(joined, key=lambda call: call[2]) == [(a, 4, i, options) for i, a in enumerate(addresses)]
     socket.create_server(("", port)).close()
 
 

@@ -20,7 +20,7 @@ TRAIN = """
 import json
 import jax, numpy as np
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
-from octo_integration.train import sharding
+from octo_integration.train import finite, sharding
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
 from tests.octo_integration.train import micro
 
@@ -39,6 +39,29 @@ def run(devices, data, fsdp, tensor, accumulate):
     where = {"params": kernel(state.params), "anchor": kernel(inner[3].anchor), "mu": kernel(inner[2][0].mu)}
     return {"losses": losses, "where": where}
 
+def shards(state):
+    return [[np.array(shard.data) for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(state)]
+
+def same(a, b):
+    return all(np.array_equal(x, y) for xs, ys in zip(a, b) for x, y in zip(xs, ys))
+
+def skipping():
+    # Where a batch is spoiled, one example's target is not finite, so the loss of one of its parts is not.
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=0, steps=20), MapsConfig(), micro.LAYERS)
+    like = abstract_state(micro.params(), tx, mesh, 64)
+    step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED, "skip")
+    state, decisions, held = init_state(micro.params(), tx, like), [], []
+    for i, (row, value) in enumerate([(0, 0.0), (1, np.nan), (0, 0.0), (14, np.inf), (0, 0.0)]):
+        batch = micro.batch(i, 16)
+        batch["action"][row, 0, 2] = value
+        before = shards((state.params, state.opt_state))
+        state, metrics = step(state, sharding.put_local(batch, mesh))
+        held.append(same(before, shards((state.params, state.opt_state))))
+        decisions.append([bool(shard.data) for shard in metrics[finite.SKIPPED].addressable_shards])
+    where = jax.tree.map(lambda leaf, at: leaf.sharding.is_equivalent_to(at.sharding, leaf.ndim), state, like)
+    return {"decisions": decisions, "held": held, "where": all(jax.tree.leaves(where)), "step": int(state.step)}
+
 def refused(batch_size):
     try:
         sharding.batch_share(batch_size, mesh)
@@ -48,7 +71,7 @@ def refused(batch_size):
 mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 share = {"share": sharding.batch_share(12, mesh), "refused": refused(10)}
 print(json.dumps({**share, "one": run(1, 1, 1, 1, 1), "eight": run(8, 8, 1, 1, 1), "two_by_four": run(8, 2, 4, 1, 1),
-                  "cube": run(8, 2, 2, 2, 1),
+                  "cube": run(8, 2, 2, 2, 1), "skipping": skipping(),
                   "one_accumulated": run(1, 1, 1, 1, 2), "accumulated": run(8, 1, -1, 1, 2)}))
 """
 
@@ -74,6 +97,13 @@ def runs():
 )
 def test_eight_devices_train_like_one(runs, many, one):
     np.testing.assert_allclose(runs[many]["losses"], runs[one]["losses"], atol=1e-5)
+
+
+def test_a_batch_that_is_bad_on_one_device_is_skipped_on_all_and_changes_no_shard(runs):
+    found, bad = runs["skipping"], [False, True, False, True, False]
+    assert found["decisions"] == [[each] * 8 for each in bad]
+    assert found["held"] == bad
+    assert found["where"] and found["step"] == 5
 
 
 def test_a_batch_that_the_mesh_cannot_split_is_refused(runs):
