@@ -58,7 +58,9 @@ class Moments:
             "mean_std": (self.mean, self.std),
             "bounds": (self.q99 / 2 + self.q01 / 2, self.q99 / 2 - self.q01 / 2),  # sums of large numbers overflow
         }[normalisation]
-        constant = scale <= CONSTANT * np.maximum(np.abs(self.min), np.abs(self.max))
+        # TensorFlow, TPUs and GPUs take numbers below the smallest normal one for 0.
+        least = np.maximum(CONSTANT * np.maximum(np.abs(self.min), np.abs(self.max)), np.finfo(np.float32).tiny)
+        constant = scale <= least
         return offset, np.where(constant, np.float32(1), scale)
 
 

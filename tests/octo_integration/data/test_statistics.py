@@ -59,6 +59,14 @@ def test_normalised_actions_have_mean_0_and_std_1() -> None:
     assert np.isfinite(statistics.normalise_action(x + 1)).all()  # 3, constant, becomes 4
 
 
+@pytest.mark.parametrize("normalisation", ["mean_std", "bounds"])
+def test_a_dimension_of_numbers_below_the_smallest_normal_one_is_only_shifted(normalisation: str) -> None:
+    denormal = Moments.of(np.array([[0.0], [3e-39]]))
+    assert denormal.std > 0
+    _, scale = denormal.affine(normalisation)  # type: ignore[arg-type]
+    assert scale == 1
+
+
 def test_bounds_put_the_percentiles_at_plus_and_minus_1() -> None:
     statistics = toy("bounds")
     moments = statistics.action
