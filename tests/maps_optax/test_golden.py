@@ -105,7 +105,7 @@ def replay(case: dict[str, Any], data: Any) -> tuple[Any, Any, np.ndarray, np.nd
 
     _, (theta, triggered) = jax.jit(lambda: jax.lax.scan(step, tx.init(theta0), (before, grads)))()
     kept = [np.reshape(data[f"triggered/{k}"], (case["steps"], -1)) for k in names if np.any(strength[k])]
-    flags = np.concatenate(kept, axis=1) if kept else np.zeros((case["steps"], 0))
+    flags = np.concatenate(kept, axis=1) if kept else np.zeros((case["steps"], 1))  # the entry of no leaf
     return theta, expected, np.asarray(triggered), flags
 
 
