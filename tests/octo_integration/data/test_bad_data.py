@@ -8,7 +8,9 @@ import json
 import os
 import random
 import shutil
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("sound") / "toy" / "1.0.0", {"train": episodes}, shards=2)
 
 
-def outcome(call: Callable[[], Any]) -> Exception | None:
+def outcome(call: Callable[[], Any], context: Any) -> Exception | None:
     """What a call ends in, within PATIENCE."""
     found: list[Exception | None] = []
 
@@ -52,13 +54,15 @@ def outcome(call: Callable[[], Any]) -> Exception | None:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    assert found, f"it has not ended within {PATIENCE} s"
+    if not found:
+        where = "".join(traceback.format_stack(sys._current_frames()[thread.ident]))
+        pytest.fail(f"{context}: it has not ended within {PATIENCE} s; it is at\n{where}")
     return found[0]
 
 
 def assert_sound_or_told(call: Callable[[], Any], path: Path, context: Any) -> bool:
     """Whether it was told; anything but success and one line about `path` is a failure."""
-    error = outcome(call)
+    error = outcome(call, context)
     if error is None:
         return False
     assert isinstance(error, USER_ERRORS), (context, repr(error))
