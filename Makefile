@@ -1,5 +1,7 @@
 # Two commands do everything: `make demo` runs the main job, `make test` passes the tests. Both set up .venv themselves.
 PYTHON ?= python3
+# Processes that share the tests; each takes up to 4 GiB.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
@@ -15,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 
 test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
-	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest
+	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
 		tests/octo_integration/clients/test_octo.py
 
