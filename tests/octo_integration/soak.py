@@ -6,6 +6,7 @@ A cycle resumes the run of MODEL in FOLDER for another STEPS steps, lets its pol
 """
 
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -38,8 +39,10 @@ def cycle(out: Path, model: str, steps: int) -> None:
 
 
 def held() -> dict[str, float]:
-    """What this process holds: memory that is resident (MiB), open files, threads, and children, dead ones too."""
+    """What this process holds: memory (MiB), open files, threads, and children, dead ones too."""
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # what glibc keeps without a use for it does not count
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     children = [task / "children" for task in Path("/proc/self/task").iterdir()]
     return {
