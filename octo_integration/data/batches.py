@@ -21,7 +21,7 @@ import numpy as np
 from octo_integration.data._tf import tf
 from octo_integration.data.augment import augment, draw
 from octo_integration.data.config import DataConfig
-from octo_integration.data.episodes import decode_image, episodes, readable, scan
+from octo_integration.data.episodes import decode_image, episodes, readable, scan, settled
 from octo_integration.data.mixture import Member, member_of, members
 from octo_integration.data.rlds import Source, deal, open_source
 from octo_integration.data.statistics import MixtureStatistics, Statistics
@@ -355,9 +355,7 @@ def _drop(batch: Batch, draws: Any, config: DataConfig) -> Batch:
 
 
 def _iterate(sources: list[Source], data: Any) -> Iterator[Batch]:
-    options = tf.data.Options()
-    options.deterministic = True
     with readable(*sources):
-        for batch in data.prefetch(2).with_options(options).as_numpy_iterator():
+        for batch in settled(data.prefetch(2)).as_numpy_iterator():
             texts = [t.decode("utf-8", errors="replace") for t in batch["task"]["instruction"]]
             yield {**batch, "task": {**batch["task"], "instruction": np.array(texts, dtype=object)}}

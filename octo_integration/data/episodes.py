@@ -50,7 +50,7 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     data = raw_episodes(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
     with readable(source):
-        for number, lengths, raw, action, proprio in data.as_numpy_iterator():
+        for number, lengths, raw, action, proprio in settled(data).as_numpy_iterator():
             if uneven := _uneven(lengths):
                 raise ValueError(
                     f"{source.name}: episode {number} has {uneven}; repair it, or leave it out by a split slice."
@@ -64,6 +64,18 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         raise ValueError(_explain(source) or found)
     if total == 0:
         raise ValueError(f"{source.name}: its {count} episodes hold no step to learn from; take another split.")
+
+
+def settled(data: Any) -> Any:
+    """`data` in a fixed order, and with parallelism that TensorFlow does not tune while it runs.
+
+    The thread that tunes it can miss that a pipeline ends, which then waits for it for ever: once in about a thousand
+    pipelines on a busy machine (TensorFlow 2.21, `RootDataset::Iterator::~Iterator`).
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return data.with_options(options)
 
 
 def decode_image(image: Any, size: int) -> Any:
