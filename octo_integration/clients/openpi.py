@@ -14,6 +14,7 @@ import jax
 import optax
 
 import maps_optax as mx
+from octo_integration.adapters import with_adapters
 
 _State = TypeVar("_State")
 
@@ -95,12 +96,10 @@ class MapsAdamW:
             mx.maps(stack, self.lambda_max, self.schedule, max_pull=self.max_pull, anchor_dtype=self.anchor_dtype),
         ]
         if self.hold_adapters:
-            with_adapters = dataclasses.replace(
-                stack, free=_without_lora(stack.free), optional=_without_lora(stack.optional)
-            )
+            held = with_adapters(stack)
             members.append(
                 mx.lora_spd(
-                    lambda params: mx.strengths(with_adapters, params, self.lambda_max, self.schedule),
+                    lambda params: mx.strengths(held, params, self.lambda_max, self.schedule),
                     max_pull=self.max_pull,
                 )
             )
@@ -133,7 +132,3 @@ def anchor_shardings(state_sharding: _State) -> _State:
 
 def _has(part: str, name: str) -> bool:
     return re.search(rf"(?:^|_)(?:{part})(?:_|$)", name) is not None
-
-
-def _without_lora(patterns: Any) -> list[str]:
-    return [pattern for pattern in patterns if "lora" not in pattern]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from typing import Any
 
 # No page of build information, and no oneDNN kernels, whose rounding differs between machines.
 # What the caller has set stands.
@@ -25,4 +26,16 @@ with contextlib.suppress(RuntimeError):
 # have nothing for it to optimise.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-__all__ = ["tf", "tfds"]
+__all__ = ["settled", "tf", "tfds"]
+
+
+def settled(data: Any) -> Any:
+    """What is iterated: `data` in a fixed order, with parallelism that TensorFlow does not tune while it runs.
+
+    The end of an iterator waits for the thread that tunes it, which on a busy machine can miss that and wait too, for
+    ever (TensorFlow 2.21, `RootDataset::Iterator::~Iterator`; met by `make torture`).
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return data.with_options(options)

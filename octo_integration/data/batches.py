@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.data._tf import tf
+from octo_integration.data._tf import settled, tf
 from octo_integration.data.augment import augment, draw
 from octo_integration.data.config import DataConfig
-from octo_integration.data.episodes import decode_image, episodes, readable, scan, settled
+from octo_integration.data.episodes import decode_image, episodes, readable, scan
 from octo_integration.data.mixture import Member, member_of, members
 from octo_integration.data.rlds import Source, deal, open_source
 from octo_integration.data.statistics import MixtureStatistics, Statistics

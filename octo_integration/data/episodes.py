@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.data._tf import tf, tfds
+from octo_integration.data._tf import settled, tf, tfds
 from octo_integration.data.rlds import Source, first_line
 from octo_integration.data.standardize import Episode, Fields, episode
 
@@ -64,18 +64,6 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         raise ValueError(_explain(source) or found)
     if total == 0:
         raise ValueError(f"{source.name}: its {count} episodes hold no step to learn from; take another split.")
-
-
-def settled(data: Any) -> Any:
-    """`data` in a fixed order, and with parallelism that TensorFlow does not tune while it runs.
-
-    The thread that tunes it can miss that a pipeline ends, which then waits for it for ever: once in about a thousand
-    pipelines on a busy machine (TensorFlow 2.21, `RootDataset::Iterator::~Iterator`).
-    """
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False
-    return data.with_options(options)
 
 
 def decode_image(image: Any, size: int) -> Any:
@@ -168,7 +156,7 @@ def _explain(source: Source) -> str | None:
     for part in source.parts:
         record = 0
         try:
-            for content in tf.data.TFRecordDataset(part.path):
+            for content in settled(tf.data.TFRecordDataset(part.path)):
                 steps = _parse(source, content)
                 if uneven := _uneven(_lengths(steps)):
                     return (

@@ -74,7 +74,7 @@ def read_frames(path: str | Path) -> Frames:
       FileNotFoundError: there is none.
       ValueError: it is damaged, empty, has other features, or positions that are not finite.
     """
-    from octo_integration.data._tf import tf, tfds
+    from octo_integration.data._tf import settled, tf, tfds
     from octo_integration.data.trusted import check_features, check_inside
 
     if not os.path.isfile(os.path.join(path, "dataset_info.json")):
@@ -99,7 +99,7 @@ def read_frames(path: str | Path) -> Frames:
                 f"shape {shape}; render the frames again."
             )
     try:
-        rows = list(builder.as_dataset(split="train").as_numpy_iterator())
+        rows = list(settled(builder.as_dataset(split="train")).as_numpy_iterator())
     except tf.errors.OpError as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"frames: {path} is damaged ({line}); render it again.") from None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from octo_integration.data._tf import tf
+from octo_integration.data._tf import settled, tf
 from octo_integration.data.augment import draw
 from octo_integration.data.batches import augmented, decoded, open_members, samples
 from octo_integration.data.config import DataConfig
@@ -63,7 +63,7 @@ def _time(data: Any) -> float:
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        for _ in data.prefetch(2):
+        for _ in settled(data.prefetch(2)):
             pass
         seconds.append(time.perf_counter() - start)
     return min(seconds)

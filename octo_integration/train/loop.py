@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration import data
+from octo_integration.adapters import with_adapters
 from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
 from octo_integration.train import checkpoint, distributed, finite, lifeline, lora, sharding
@@ -153,7 +154,7 @@ def _finetune(config: FinetuneConfig, out: Path) -> Outcome:
             functools.partial(lora.merge_lora, lora=config.lora), out_shardings=shardings_of(lora.base(like.model))
         ),
         predict=make_predict(built, mesh),
-        layer_metrics=jax.jit(functools.partial(mx.metrics, layers=lora.with_adapters(built.layers))),
+        layer_metrics=jax.jit(functools.partial(mx.metrics, layers=with_adapters(built.layers))),
         manager=manager,
     )
     train_step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed, config.nan_policy)

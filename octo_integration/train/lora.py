@@ -22,6 +22,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import maps_optax as mx
+from octo_integration.adapters import with_adapters
 from octo_integration.config import MapsConfig
 from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.weights.store import save_params
@@ -113,15 +114,6 @@ def hold(
         scale=lora.alpha / lora.rank,
         treatment=maps.adapters,
         max_pull=maps.max_pull,
-    )
-
-
-def with_adapters(layers: mx.LayerStack) -> mx.LayerStack:
-    """The stack in which adapters, free before, belong to the layer of their kernel."""
-    return dataclasses.replace(
-        layers,
-        free=[pattern for pattern in layers.free if "lora" not in pattern],
-        optional=[pattern for pattern in layers.optional if "lora" not in pattern],
     )
 
 

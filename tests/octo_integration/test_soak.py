@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
+from tests.octo_integration import child
 from tests.octo_integration.simulator import simulated
 
-ROOT = Path(__file__).parents[2]
 TORTURE = os.environ.get("TORTURE") == "1"
 ARGUMENTS = ("7200", "{}", "tiny", "100") if TORTURE else ("0", "{}", "micro", "4")
 # MiB per cycle; a train state of `tiny` is 13. TensorStore (0.1.86) loses 3 kB at each `Spec.to_json()`, which Orbax
@@ -32,17 +31,9 @@ def slope(y: np.ndarray) -> tuple[float, float]:
 def test_memory_files_threads_and_processes_do_not_pile_up(tmp_path, capsys):
     with simulated("reach"):
         pass
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "XDG_CACHE_HOME": str(tmp_path / "statistics"),
-    }
     arguments = [argument.format(tmp_path / "run") for argument in ARGUMENTS]
     command = [sys.executable, "-m", "tests.octo_integration.soak", *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=child.environment(tmp_path), cwd=child.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     settled = records[len(records) // 4 :]

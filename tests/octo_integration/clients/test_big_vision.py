@@ -456,6 +456,12 @@ def test_check_anchor_finds_a_set_anchor_where_a_run_resumes(form: str) -> None:
         big_vision.check_anchor(mx.set_anchor(state, params), params)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_check_anchor_has_nothing_to_say_of_a_run_that_holds_nothing(form: str) -> None:
+    params, state = train(build(form, "numbered", {"lambda_max": 0.0}), "numbered", steps=2)
+    big_vision.check_anchor(state, params)
+
+
 def test_check_anchor_of_a_state_without_maps_is_an_error() -> None:
     with pytest.raises(ValueError, match=one_line("check_anchor: this optimizer state holds no MAPS")):
         big_vision.check_anchor(factory("numbered").init(loaded("numbered")), loaded("numbered"))

@@ -1,9 +1,13 @@
 """Importing the package does not import tensorflow; where it is missing, one line says so."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from octo_integration import data
 
 
 def run(code: str) -> subprocess.CompletedProcess:
@@ -34,8 +38,17 @@ def test_missing_tensorflow_says_what_to_install(use: str) -> None:
     ), done.stderr
 
 
-def test_unknown_attribute() -> None:
-    from octo_integration import data
+def test_every_iterated_pipeline_is_settled() -> None:
+    """One that TensorFlow tunes can hang when it ends."""
+    iterated = [
+        line.strip()
+        for file in Path(data.__file__).parent.rglob("*.py")
+        for line in file.read_text().splitlines()
+        if "as_numpy_iterator()" in line or re.search(r"for \w+ in .*(TFRecordDataset|prefetch)\(", line)
+    ]
+    assert len(iterated) == 5 and all("settled(" in line for line in iterated), iterated
 
+
+def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = data.nonsense

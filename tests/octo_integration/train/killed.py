@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from octo_integration.train import whole
+from tests.octo_integration import child
 
-ROOT = Path(__file__).parents[3]
 STEPS = 8
 
 
@@ -51,19 +50,11 @@ class Runs:
 
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[Runs]:
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "XDG_CACHE_HOME": str(root / "statistics"),
-    }
-    environment.pop("MAPS_VLA_DEBUG", None)
+    told = child.environment(root)
+    told.pop("MAPS_VLA_DEBUG", None)
     command = [sys.executable, "-m", "tests.octo_integration.train.crashes"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as server:
+    with subprocess.Popen(command, env=told, cwd=child.ROOT, **pipes) as server:
         yield Runs(root, server)
         server.stdin.close()
 
@@ -109,6 +100,11 @@ def resumed_at(answer: dict[str, Any]) -> int:
     """The step at which a run says that it goes on, or 0."""
     found = [line for line in answer["text"].splitlines() if line.startswith("resumed ")]
     return int(found[0].split(" at step ")[1].split()[0]) if found else 0
+
+
+def has_begun(answer: dict[str, Any]) -> bool:
+    """Whether there was a progress bar, which comes after the line that says where a run goes on."""
+    return "%|" in answer["text"]
 
 
 def error_line(answer: dict[str, Any]) -> str:

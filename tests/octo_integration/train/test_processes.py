@@ -1,7 +1,6 @@
 """Runs over 8 devices, 2 and 4 processes are the run on one device; a run may change between them on the way."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from flax.traverse_util import flatten_dict
 
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.train.policy import load_run
+from tests.octo_integration import child
 from tests.octo_integration.train import peers
 
-ROOT = Path(__file__).parents[3]
 STOPPED = 20  # by SIGTERM to one of two processes; a single process then goes on
 HANDED_ON = 20  # steps later, to four processes
 
@@ -48,17 +47,9 @@ def runs(tmp_path_factory):
             "jobs": [job("moved", 4, **split), job("four", 4, **split)],
         },
     ]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "XDG_CACHE_HOME": str(root / "statistics"),
-    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.octo_integration.train.peers", json.dumps(sessions)],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env=child.environment(root), cwd=child.ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return root
