@@ -179,7 +179,7 @@ def _product(
                 "init again."
             )
         steps = _tree.align(updates, flat, f"{_WHO}: updates")
-        new_state = state._replace(count=state.count + 1, strength=now)
+        new_state = state._replace(count=optax.safe_int32_increment(state.count), strength=now)
         if not held:
             return updates, new_state
         grads = _tree.align(grad, flat, f"{_WHO}: grad")

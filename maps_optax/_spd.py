@@ -208,7 +208,7 @@ def selective_projection(
                 _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
             layers.append(_sums.widen(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         exact = grad is not None
-        count = state.count + 1
+        count = optax.safe_int32_increment(state.count)
         now = strengths_now(anchored, state.count)
         splits = np.cumsum([a.layers or 1 for a in anchored], dtype=int)[:-1]
         sums = [_sums.sums_of(layer, norm, adapt is not None) for layer in layers]

@@ -226,3 +226,16 @@ def test_adapters_at_the_ends_make_no_nan_either() -> None:
     still = pull == 0
     assert 0.1 < still.mean() < 1
     np.testing.assert_array_equal(new_b[still].view(np.uint32), v[still].view(np.uint32))
+
+
+@pytest.mark.parametrize("tx", [mx.spd({"lora_a": None, "lora_b": 1.0}), mx.lora_spd(1.0)], ids=["spd", "lora_spd"])
+def test_the_count_of_steps_stays_at_its_largest(tx: Any) -> None:
+    """Beyond it a schedule would be asked for a step before the first."""
+    last = np.iinfo(np.int32).max
+    params = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2))}
+    state = tx.init(params)._replace(count=jnp.int32(last - 1))
+    counts = []
+    for _ in range(2):
+        _, state = tx.update(params, state, params, grad=params)
+        counts.append(int(state.count))
+    assert counts == [last, last]
