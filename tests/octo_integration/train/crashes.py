@@ -3,9 +3,10 @@ jobs, which are started at once.
 
 A job is {"arguments": of maps-vla, "out": run directory, "log": file of its stdout and stderr}, and perhaps "die": when
 it kills itself, one of {"step": n} (when n steps are done), {"event": n} (before its n-th change of a file in out) and
-{"seconds": s} (s after its first step); "signal": by what (SIGKILL). The answer is a line, for each job
-{"code": exit code, negative for a signal; "ended": when, in seconds; "events": how many files it changed, "seconds":
-from its first step on}.
+{"seconds": s} (s after its first step); "signal": by what (SIGKILL); "instead": a command that runs in place of a
+signal; "first": one that runs before all; "keepalive": in place of `lifeline.KEEPALIVE`. The answer is a line, for
+each job {"code": exit code, negative for a signal; "ended": when, in seconds; "events": how many files it changed,
+"seconds": from its first step on}.
 
 Jobs are forked before JAX starts, because importing everything takes longer than a run. Nothing in the product knows of
 this: a job counts Python's audit events and calls of the progress bar.
@@ -15,6 +16,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -46,7 +48,10 @@ def watch(job: dict[str, Any]) -> None:
     die, number = job.get("die", {}), job.get("signal", signal.SIGKILL)
 
     def now() -> None:
-        os.kill(os.getpid(), number)
+        if "instead" in job:
+            subprocess.run(job["instead"], check=True)
+        else:
+            os.kill(os.getpid(), number)
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event in CHANGES and any(isinstance(a, str) and a.startswith(job["out"]) for a in arguments):
@@ -74,6 +79,9 @@ def child(job: dict[str, Any]) -> None:
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if "first" in job:
+        subprocess.run(job["first"], check=True)
+    lifeline.KEEPALIVE.update(job.get("keepalive", {}))
     watch(job)
     code = cli.main(job["arguments"])
     if code == 0:  # what Python's exit does

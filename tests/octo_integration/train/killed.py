@@ -5,7 +5,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,10 +49,11 @@ class Runs:
 
 
 @contextlib.contextmanager
-def serve(root: Path) -> Iterator[Runs]:
+def serve(root: Path, prefix: Sequence[str] = ()) -> Iterator[Runs]:
+    """Runs in folders of `root`, of a server that is started by a command behind `prefix`."""
     told = child.environment(root)
     told.pop("MAPS_VLA_DEBUG", None)
-    command = [sys.executable, "-m", "tests.octo_integration.train.crashes"]
+    command = [*prefix, sys.executable, "-m", "tests.octo_integration.train.crashes"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=told, cwd=child.ROOT, **pipes) as server:
         yield Runs(root, server)

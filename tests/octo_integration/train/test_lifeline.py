@@ -1,12 +1,14 @@
-"""One of several processes is killed or fails: the others end at once with one line, and a restart resumes bit for bit.
+"""A process is killed, fails or is cut off: the others end with one line, and a restart resumes bit for bit.
 
-By default a kill of each of two processes; with TORTURE=1, ten. Its processes are forked by `crashes.py`.
+By default a kill of each of two processes; with TORTURE=1, ten. Its processes are forked by `crashes.py`, in a network
+of their own where the system allows it.
 """
 
 import itertools
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +32,27 @@ from tests.octo_integration.train.killed import (
 KILLS = 10 if os.environ.get("TORTURE") == "1" else 2
 BOUND = 30  # seconds; it takes a fraction of one, unless the machine is busy
 PROCESSES = 2
+# Gloo looks for this machine's address, so the only interface of a network of its own gets that.
+ADDRESS = "ip link set lo up; ip address add $0/32 dev lo"
+OWN_NETWORK = ["unshare", "--map-root-user", "--net", "sh", "-c", f'{ADDRESS} 2> /dev/null; exec "$@"']
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def network() -> list[str]:
+    """What starts a process in a network of its own; nothing, where the system does not allow it."""
+    try:
+        prefix = [*OWN_NETWORK, socket.gethostbyname(socket.gethostname())]
+        tried = subprocess.run([*prefix, "ip", "link", "set", "lo", "down"], capture_output=True)
+    except OSError:
+        return []
+    return prefix if tried.returncode == 0 else []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, network: list[str]) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling takes most of the time
-        with serve(tmp_path_factory.mktemp("lifeline")) as served:
+        with serve(tmp_path_factory.mktemp("lifeline"), network) as served:
             yield served
 
 
@@ -101,6 +117,21 @@ def test_a_process_that_fails_alone_tells_why_and_the_other_that_it_did(runs, po
     assert "no_such_split" in error_line(answers[1])
     assert "process 1 of 2 ended with an error, which it tells itself; start all of them" in error_line(answers[0])
     assert answers[0]["ended"] - answers[1]["ended"] < BOUND
+
+
+def test_processes_that_no_longer_reach_each_other_end_and_a_restart_resumes(runs, port, straight, network):
+    if not network:
+        pytest.skip("this system allows no network of its own; needs unshare and ip")
+    out, quick = runs.root / "cut", {"keepalive": {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}}
+    cut = {"die": {"step": 5}, "instead": ["ip", "link", "set", "lo", "down"]}
+    answers = together(runs, port, out, {0: {**quick, **cut}, 1: quick}, {})
+    last = newest(out)
+    for other, answer in ((1, answers[0]), (0, answers[1])):
+        line = error_line(answer)
+        assert f"process {other} of 2 is gone" in line and f"resumes from checkpoint {last} in {out}" in line
+    answers = together(runs, port, out, {0: {"first": ["ip", "link", "set", "lo", "up"]}}, {})
+    assert resumed_at(answers[0]) == last > 0 and [answer["code"] for answer in answers] == [0, 0], answers
+    assert_like_straight(out, straight)
 
 
 class Ended(Exception):
