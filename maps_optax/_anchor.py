@@ -63,6 +63,8 @@ class SPDState(NamedTuple):
         finite above about 1e19; a layer out there is never pulled, and its update passes untouched.
       triggered: 1 where c < 0 in the last step, else 0, (K,).
       pull: λ·r in the last step, (K,); 0 where not triggered; the mean over rows for ``norm="mars"``.
+      mismatch: by how much of itself ‖θ − θ0‖ was, before the last step, another than the `drift` of the step before,
+        (K,); 0 within rounding. Otherwise something after this transformation changes the step.
     """
 
     count: Any
@@ -73,6 +75,7 @@ class SPDState(NamedTuple):
     drift: Any
     triggered: Any
     pull: Any
+    mismatch: Any
 
 
 STATES: tuple[type, ...] = (SPDState, L2SPState)
@@ -81,7 +84,7 @@ STATES: tuple[type, ...] = (SPDState, L2SPState)
 def first_state(anchor: Any, layers: list[int], strength: jax.Array) -> SPDState:
     """The state of step 0, of leaves that have so many layers each."""
     leaf = np.repeat(np.arange(len(layers), dtype=np.int32), layers) if layers else np.array([-1], np.int32)
-    zeros = [jnp.zeros(strength.shape, strength.dtype) for _ in range(4)]  # apart, so that none is donated twice
+    zeros = [jnp.zeros(strength.shape, strength.dtype) for _ in range(5)]  # apart, so that none is donated twice
     return SPDState(jnp.zeros((), jnp.int32), anchor, jnp.asarray(leaf), strength, *zeros)
 
 
@@ -171,7 +174,8 @@ def set_anchor(opt_state: Any, params: Any) -> Any:
         like = state.anchor.fingerprints if isinstance(state.anchor, DetachedAnchor) else state.anchor
         anchor = _like(like, params, "set_anchor")
         if isinstance(state, SPDState):
-            return state._replace(anchor=anchor, carry=jnp.zeros_like(state.carry), drift=jnp.zeros_like(state.drift))
+            carry, drift = jax.tree_util.tree_map(jnp.zeros_like, (state.carry, state.drift))  # nnx has them in boxes
+            return state._replace(anchor=anchor, carry=carry, drift=drift)
         return state._replace(anchor=anchor)
 
     return _tree.replace_states(opt_state, STATES, renew)

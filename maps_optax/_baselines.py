@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _strength, _tree
+from maps_optax import _anchor, _inject, _strength, _tree
 
 
+@_inject.takes_functions(of_params="strength")
 def l2_sp(
     strength: _strength.Strength, *, anchor: Any = None, anchor_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -38,6 +39,7 @@ def l2_sp(
       [2.0, 0.0]
     """
     who = "mx.l2_sp"
+    strength = _inject.unwrap(strength)
 
     def init(params: Any) -> _anchor.L2SPState:
         flat = _tree.flatten(params)
@@ -58,7 +60,7 @@ def l2_sp(
         for a in _strength.plan(strength, flat, params, who):
             g, theta, theta0 = grads[a.leaf], flat.leaves[a.leaf], anchors[a.leaf]
             dtype = jnp.promote_types(jnp.promote_types(theta.dtype, g.dtype), jnp.float32)
-            lam = _broadcast(jnp.asarray(a.strength, dtype), theta.ndim)
+            lam = _broadcast(_strength.now(a).astype(dtype)[... if a.layers else 0], theta.ndim)
             grads[a.leaf] = (g.astype(dtype) + lam * (theta.astype(dtype) - theta0.astype(dtype))).astype(g.dtype)
         return _tree.unflatten(flat, grads), state
 

@@ -1,8 +1,11 @@
 """Hand the raw gradient on to the members of a chain."""
 
+import inspect
 from typing import Any
 
 import optax
+
+from maps_optax import _callers
 
 
 def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -11,11 +14,12 @@ def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransforma
     A member that follows Adam receives Adam's update, from which the sign that MAPS needs cannot be read; code that
     calls `tx.update(grads, opt_state, params)`, as Octo, openpi and flax's `TrainState` do, cannot pass it either.
 
-    A nested `mx.chain` hands on what it receives itself, so inside `optax.MultiSteps` it is the accumulated gradient,
-    also where somebody passes the micro-batch's as ``grad=`` from outside.
+    The updates that it receives are the gradient, unless it is handed one: ``grad=`` goes on to its members, so a
+    chain within a chain may stand anywhere. `optax.MultiSteps` alone hands on what is not meant, the micro-batch's
+    gradient; in a chain right inside it the gradient is the accumulated one, whatever ``grad=`` says.
 
     Args:
-      *transforms: as for `optax.chain`; members that take no extra arguments are left alone.
+      *transforms: as for `optax.chain`; members whose `update` takes no ``grad`` are called without it.
 
     Returns:
       A `GradientTransformationExtraArgs` whose state is the tuple of its members' states.
@@ -28,9 +32,29 @@ def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransforma
       >>> updates.shape
       (3,)
     """
-    inner = optax.with_extra_args_support(optax.chain(*transforms))
+    inner = optax.with_extra_args_support(optax.chain(*(t if _takes_gradient(t) else _deaf(t) for t in transforms)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        return inner.update(updates, state, params, **{**extra_args, "grad": updates})
+    def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        if grad is None or _callers.gives_micro_batch():
+            grad = updates
+        return inner.update(updates, state, params, grad=grad, **extra_args)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _takes_gradient(transform: optax.GradientTransformation) -> bool:
+    """Whether `optax.chain` may call it with ``grad=``; a plain transformation is called without extra arguments."""
+    if not isinstance(transform, optax.GradientTransformationExtraArgs):
+        return True
+    parameters = inspect.signature(transform.update).parameters.values()
+    return any(p.name == "grad" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _deaf(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`transform`, never told of ``grad``."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        del grad
+        return transform.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)

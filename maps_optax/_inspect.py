@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _layers, _schedules, _strength, _tree
+from maps_optax import _anchor, _layers, _schedules, _strength, _sums, _tree
 
 
 class Slice(NamedTuple):
@@ -131,7 +131,12 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None, *, stre
     * ``drift/<layer>``: ‖θ − θ0‖ after the step, in the parameters' own unit;
     * ``triggered/<layer>``: the share of the layer's tensors with c < 0;
     * ``pull/<layer>``: the mean of λ·r over the layer's tensors, 0 where not triggered;
-    * ``drift``, ``triggered``, ``pull``: the same over everything anchored.
+    * ``pulled/<layer>``: the share with a pull among the triggered, 0 where there is none. Where it stays 0 though
+      there are triggers, steps never go out against the gradient: there is no momentum, and MAPS does nothing;
+    * ``mismatch/<layer>``: by how much of itself ‖θ − θ0‖ was, before the step, another than the step before had left
+      it, at most over the layer's tensors; 0 within rounding. Where it is not 0 something changes the step after MAPS
+      has judged it (a learning rate, weight decay, freezing, `apply_every`): put MAPS last;
+    * ``drift``, ``triggered``, ``pull``, ``pulled``, ``mismatch``: the same over everything anchored.
 
     ``strength=True`` adds ``strength/<layer>``, the mean λ of the layer's tensors: what `adapt` has made of it.
 
@@ -151,31 +156,40 @@ def metrics(opt_state: Any, layers: Optional[_layers.LayerStack] = None, *, stre
       >>> import jax.numpy as jnp, maps_optax as mx, optax
       >>> state = mx.chain(optax.adam(1e-3), mx.spd(1.0)).init({"w": jnp.ones(2)})
       >>> sorted(mx.metrics(state))
-      ['drift', 'drift/w', 'pull', 'pull/w', 'triggered', 'triggered/w']
+      ['drift', 'drift/w', 'mismatch', 'mismatch/w', 'pull', 'pull/w', 'pulled', 'pulled/w', 'triggered', 'triggered/w']
     """
     found: list[_anchor.SPDState] = []
 
     def collect(state: _anchor.SPDState) -> _anchor.SPDState:
-        found.append(state)
+        vectors = {field: _unboxed(getattr(state, field)) for field in state._fields if field != "anchor"}
+        found.append(state._replace(**vectors))
         return state
 
     _tree.replace_states(opt_state, (_anchor.SPDState,), collect)
+    fields = ("drift", "triggered", "pull", "mismatch", *(("strength",) if strength else ()))
     groups: dict[str, list[tuple[Any, int]]] = {}
     for state in found:
         for i, name in enumerate(_names(state, layers)):
             groups.setdefault(name, []).append((state, i))
     out: dict[str, Any] = {}
     for name, members in groups.items():
-        out[f"drift/{name}"] = jnp.sqrt(sum(s.drift[..., i] ** 2 for s, i in members))
-        out[f"triggered/{name}"] = sum(s.triggered[..., i] for s, i in members) / len(members)
-        out[f"pull/{name}"] = sum(s.pull[..., i] for s, i in members) / len(members)
-        if strength:
-            out[f"strength/{name}"] = sum(s.strength[..., i] for s, i in members) / len(members)
-    tensors = max(sum(map(len, groups.values())), 1)
-    out["drift"] = jnp.sqrt(sum(jnp.sum(s.drift**2, axis=-1) for s in found))
-    out["triggered"] = sum(jnp.sum(s.triggered, axis=-1) for s in found) / tensors
-    out["pull"] = sum(jnp.sum(s.pull, axis=-1) for s in found) / tensors
-    return out
+        parts = {field: jnp.stack([getattr(s, field)[..., i] for s, i in members], axis=-1) for field in fields}
+        out |= {f"{key}/{name}": value for key, value in _summary(parts, len(members)).items()}
+    everything = {field: jnp.concatenate([getattr(s, field) for s in found], axis=-1) for field in fields[:4]}
+    return out | _summary(everything, max(sum(map(len, groups.values())), 1))
+
+
+def _summary(parts: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
+    """The metrics of `count` tensors from their entries in a state's vectors, (..., n); further entries are 0."""
+    triggered = jnp.sum(parts["triggered"], axis=-1)
+    out = {
+        "drift": _sums.root(jnp.sum(parts["drift"] ** 2, axis=-1)),
+        "triggered": triggered / count,
+        "pull": jnp.sum(parts["pull"], axis=-1) / count,
+        "pulled": jnp.sum(parts["pull"] > 0, axis=-1) / jnp.maximum(triggered, 1),
+        "mismatch": jnp.max(parts["mismatch"], axis=-1),
+    }
+    return out | ({"strength": jnp.sum(parts["strength"], axis=-1) / count} if "strength" in parts else {})
 
 
 def _names(state: _anchor.SPDState, layers: Optional[_layers.LayerStack]) -> list[str]:
@@ -226,6 +240,11 @@ def _shape(node: Any) -> Any:
     if not isinstance(node, _anchor.Adapter):
         return node
     return jax.ShapeDtypeStruct((len(node.layers),) if node.layers else (), jnp.float32)
+
+
+def _unboxed(x: Any) -> Any:
+    """The array of a field, which `nnx.Optimizer` keeps in a variable."""
+    return jax.tree_util.tree_leaves(x)[0]
 
 
 def _bytes(n: float) -> str:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _spd, _strength, _sums, _tree
+from maps_optax import _anchor, _callers, _decide, _inject, _spd, _strength, _sums, _tree
 
 Pairs = Union[Mapping[str, str], Callable[[str], Optional[str]]]
 
@@ -31,6 +31,7 @@ _TREATMENTS = ("product", "init", "zero")
 _WHO = "mx.lora_spd"
 
 
+@_inject.takes_functions("pairs", of_params="strength")
 def lora_spd(
     strength: _strength.Strength,
     *,
@@ -99,6 +100,7 @@ def lora_spd(
       >>> {k: round(float(v), 4) for k, v in mx.metrics(state).items() if "/" in k}
       {'drift/lora_b': 0.4899, 'triggered/lora_b': 1.0, 'pull/lora_b': 0.4444}
     """
+    strength, pairs = _inject.unwrap(strength), _inject.unwrap(pairs)
     if treatment not in _TREATMENTS:
         raise ValueError(f"{_WHO}: treatment is {treatment!r}; use one of {', '.join(_TREATMENTS)}.")
     if isinstance(scale, (int, float)) and not scale > 0:
@@ -154,7 +156,7 @@ def _product(
         return flat, chosen, held
 
     def strengths_now(held: list[_strength.Anchored]) -> jax.Array:
-        return _sums.join([jnp.atleast_1d(jnp.asarray(h.strength, _sums.stat_dtype())) for h in held])
+        return _sums.join([_strength.now(h) for h in held])
 
     def init(params: Any) -> _anchor.SPDState:
         flat, chosen, held = plan(params)
@@ -172,6 +174,8 @@ def _product(
         flat, chosen, held = plan(params)
         if grad is None and held:
             raise ValueError(f"{_WHO} received no gradient, and makes no estimate; use mx.chain, or pass grad=.")
+        if grad is not None and _callers.gives_micro_batch():
+            raise ValueError(f"{_WHO}: {_spd.MICRO_BATCH}")
         now = strengths_now(held)
         if state.strength.shape != now.shape:
             raise ValueError(
@@ -184,20 +188,29 @@ def _product(
             return updates, new_state
         grads = _tree.align(grad, flat, f"{_WHO}: grad")
 
-        layers, sums = [], []
+        member = _callers.is_member()
+        layers, sums, eps = [], [], []
         for pair, h in zip(chosen, held):
+            if member:
+                _spd.check_is_step(steps[pair.b], grads[pair.b], flat.paths[pair.b], _WHO)
             given = (flat.leaves[pair.a], flat.leaves[pair.b], steps[pair.a], steps[pair.b], grads[pair.b])
             dtype = jnp.result_type(jnp.float32, *(x.dtype for x in given))
             a, b, u, v, g = (x.astype(dtype) for x in given)
             layers.append(_sums.Layer(b, v, g, None, h.layers is not None))
             sums.append(_of_product(a, u, layers[-1], scale))
+            eps.append(_decide.rounding(h, flat.leaves[pair.b], steps[pair.b]))
         s = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts)[:, None], *sums)
-        decided = _spd.decide(s, _spd.Verdict(s.sign[:, 0], _spd.ratio(s)), now, True, max_pull)
+        decided = _decide.decide(
+            s, _decide.Verdict(s.sign[:, 0], _decide.ratio(s)), now, state.drift, np.concatenate(eps), True, max_pull
+        )
         pulls = jnp.split(decided.pull, np.cumsum([h.layers or 1 for h in held])[:-1])
         for pair, layer, pull in zip(chosen, layers, pulls):
-            steps[pair.b] = _spd.project(layer, pull, steps[pair.b].dtype)
+            steps[pair.b] = _decide.project(layer, pull, steps[pair.b].dtype)
         return _tree.unflatten(flat, steps), new_state._replace(
-            drift=decided.drift, triggered=decided.triggered, pull=decided.pull[:, 0]
+            drift=decided.drift,
+            triggered=decided.triggered,
+            pull=decided.pull[:, 0],
+            mismatch=decided.mismatch,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -231,6 +244,7 @@ def _of_product(a: jax.Array, u: jax.Array, layer: _sums.Layer, scale: float) ->
         dd=jnp.maximum(total(ll * outer(right, right)), 0) * scale**2,
         growth=total(2 * crossing + squared) * scale**2,
         sign=total(g * b),
+        anchor=total(a * a) * total(b * b) * scale**2,  # rounding A and B moves Δ by no more than it does ‖A‖‖B‖
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any, Optional, Union
 import jax
 import optax
 
-from maps_optax import _adapt, _layers, _schedules, _spd, _strength, _tree
+from maps_optax import _adapt, _inject, _layers, _schedules, _spd, _strength, _tree
 
 
+@_inject.takes_functions("layers", "schedule", "adapt")
 def maps(
     layers: _layers.Layers,
     lambda_max: Union[float, optax.Schedule],
@@ -24,7 +25,7 @@ def maps(
     axis_name: Any = None,
     adapt: Optional[_adapt.Adapt] = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Module-Wise Proximity Scheduling: `spd` whose λ falls along the pretrained stack.
+    r"""Module-Wise Proximity Scheduling: `spd` whose λ falls along the pretrained stack; last in the chain, as `spd`.
 
     .. math:: \lambda_k = \lambda_{max} \left(1 - \frac{k - 1}{|L| - 1}\right), \quad k = 1, \dots, |L|
 
@@ -39,10 +40,11 @@ def maps(
       anchor, anchor_dtype, anchor_memory_kind, norm, max_pull, b1, criterion, axis_name: as in `spd` (by name rather
         than as ``**options``, which `optax.inject_hyperparams` cannot bind).
       adapt: as in `spd`: λ starts from the schedule, and a leaf or slice whose ratio is 0 stays free. Not together with
-        an optax schedule for `lambda_max`. `optax.inject_hyperparams` needs it in its `static_args`.
+        an optax schedule for `lambda_max`.
 
     Returns:
-      A transformation with state `SPDState`, to be placed after the optimizer that makes the step.
+      A transformation with state `SPDState`, to be placed last: after the optimizer that makes the step, the learning
+      rate, weight decay and freezing.
 
     Raises:
       ValueError: as `spd` and `strengths` do.
@@ -55,6 +57,7 @@ def maps(
       >>> tx.init(params)[1].strength.tolist()  # the bridge is last, hence free
       [3.0, 2.0, 1.0]
     """
+    layers, schedule = _inject.unwrap(layers), _inject.unwrap(schedule)
     if not (callable(lambda_max) or isinstance(lambda_max, jax.core.Tracer)):
         _strength.check_lambda_max(float(lambda_max))
 

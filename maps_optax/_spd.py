@@ -15,28 +15,32 @@ slice along axis 0 of a leaf that stacks layers.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _adapt, _anchor, _strength, _sums, _tree
+from maps_optax import _adapt, _anchor, _callers, _decide, _inject, _strength, _sums, _tree
 
 _NORMS = ("l2", "mars")
 _CRITERIA = ("auto", "gradient")
-# The released code's floor of an L1 norm; it decides r where a displacement is tiny.
-_MARS_FLOOR = 1e-8
 
 ESTIMATE_WARNING = (
     "maps_optax estimates the trigger sign from the update, because `update` received no gradient. For the exact "
     "criterion build the optimizer with mx.chain(...) in place of optax.chain(...), or pass grad= to update."
 )
 
+MICRO_BATCH = (
+    "grad= came through optax.MultiSteps, so it is one micro-batch's; leave it out, and build the optimizer inside "
+    "MultiSteps with mx.chain, which hands on the accumulated gradient."
+)
+
 NOTHING_TO_ADAPT = "λ is 0, so every leaf is free and adapt has none to move; start from a small λ, such as 1e-3."
 
 
+@_inject.takes_functions("adapt", of_params="strength")
 def spd(
     strength: _strength.Strength,
     *,
@@ -50,7 +54,7 @@ def spd(
     axis_name: Any = None,
     adapt: Optional[_adapt.Adapt] = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Selective Projection Decay, placed after the optimizer that makes the step.
+    r"""Selective Projection Decay, last in the chain: after the optimizer, the learning rate and weight decay.
 
     .. math::
 
@@ -68,8 +72,16 @@ def spd(
     `b1` as Adam has it, and warns once. (u_t itself in place of −g_t would make this a no-op: an update that points
     home does not lengthen the displacement, so r ≈ 0 wherever it triggers.)
 
+    It acts on momentum. A step along −g_t alone, as plain `optax.sgd` makes it, does not lengthen the displacement
+    where −g_t points home, and neither does the one inside `optax.contrib.schedule_free`: nothing is pulled there, and
+    `mx.metrics` shows triggers without pulls. Put it outside `schedule_free`.
+
+    What stands after it in the chain (a learning rate, weight decay, freezing, `apply_every`) changes the step that it
+    has judged. It finds that out one step later, from the distance to θ0, and `mx.metrics` shows it as ``mismatch``.
+
     Statistics are float32, or float64 for float64 parameters, whatever the parameters' dtype; the update keeps its
-    dtype. NaN and inf gradients never trigger, and the anchor never changes.
+    dtype. NaN and inf gradients never trigger, and the anchor never changes. A λ or `max_pull` that only exists when
+    the step runs, and then is negative or no number, counts as 0.
 
     Args:
       strength: λ ≥ 0 as a number, a pytree shaped like params of numbers and 1-D arrays, or a callable
@@ -97,7 +109,8 @@ def spd(
     Raises:
       ValueError: bad options now, among them `adapt` with λ = 0 or ``norm="mars"``; at `init`, a λ that is negative,
         non-finite or of the wrong length, a tree that does not match, an integer leaf with λ ≠ 0; at `update`, missing
-        params or, with ``criterion="gradient"``, gradient.
+        params or, with ``criterion="gradient"``, gradient; updates that are the gradient itself, because no optimizer
+        came before; a ``grad=`` that reached it through `optax.MultiSteps`, which is a micro-batch's.
 
     References:
       Tian et al., Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models, NeurIPS 2024
@@ -115,6 +128,7 @@ def spd(
       >>> mx.metrics(state)["triggered"].item()
       1.0
     """
+    strength = _inject.unwrap(strength)
     if adapt is not None and isinstance(strength, (int, float)) and strength == 0:
         raise ValueError(f"mx.spd: {NOTHING_TO_ADAPT}")
     return selective_projection(
@@ -157,6 +171,9 @@ def selective_projection(
         raise ValueError(f"{who}: norm='mars' needs whole rows, which axis_name may split; use norm='l2'.")
     if norm == "mars" and adapt is not None:
         raise ValueError(f"{who}: norm='mars' has a ratio per row, and adapt wants one per layer; use norm='l2'.")
+    adapt = _inject.unwrap(adapt)
+    if adapt is not None and not callable(adapt):
+        raise ValueError(f"{who}: adapt is {adapt!r}; give a rule AdaptStats -> λ.")
     if anchor_dtype is not None and not jnp.issubdtype(anchor_dtype, jnp.floating):
         raise ValueError(f"{who}: anchor_dtype is {anchor_dtype}; it must be a floating-point dtype.")
     if isinstance(max_pull, (int, float)) and not max_pull >= 0:
@@ -166,8 +183,11 @@ def selective_projection(
     warned = False
 
     def strengths_now(anchored: list[_strength.Anchored], count: Any) -> list[jax.Array]:
-        parts = [jnp.atleast_1d(jnp.asarray(a.strength, _sums.stat_dtype())) for a in anchored]
-        return parts if scale is None else [part * jnp.asarray(scale(count), _sums.stat_dtype()) for part in parts]
+        parts = [_strength.now(a) for a in anchored]
+        if scale is None:
+            return parts
+        factor = _strength.bounded(jnp.asarray(scale(count), _sums.stat_dtype()))
+        return [part * factor for part in parts]
 
     def init(params: Any) -> _anchor.SPDState:
         flat = _tree.flatten(params)
@@ -197,24 +217,29 @@ def selective_projection(
                 )
             if not warned:
                 warned = True
-                warnings.warn(ESTIMATE_WARNING, stacklevel=2)
+                warnings.warn(ESTIMATE_WARNING, stacklevel=_callers.outside())
+        if grad is not None and _callers.gives_micro_batch():
+            raise ValueError(f"{who}: {MICRO_BATCH}")
         grads = [None] * len(steps) if grad is None else _tree.align(grad, flat, f"{who}: grad")
 
+        member = _callers.is_member()
         layers = []
         for a in anchored:
             theta0 = anchors[a.leaf] if anchor_memory_kind is None else _anchor.on_device(anchors[a.leaf])
             _check_shape("updates", steps[a.leaf], flat.paths[a.leaf], theta0, who)
             if grad is not None:
                 _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
+                if member:
+                    check_is_step(steps[a.leaf], grads[a.leaf], flat.paths[a.leaf], who)
             layers.append(_sums.widen(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         exact = grad is not None
         count = optax.safe_int32_increment(state.count)
         now = strengths_now(anchored, state.count)
         splits = np.cumsum([a.layers or 1 for a in anchored], dtype=int)[:-1]
-        sums = [_sums.sums_of(layer, norm, adapt is not None) for layer in layers]
+        sums = [_sums.sums_of(layer, norm) for layer in layers]
         if axis_name is not None:
             sums = _sums.psum(sums, axis_name)
-        judged = [_judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
+        judged = [_decide.judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
         if adapt is not None and judged:
             adapted = _adapted(
                 adapt, _sums.concatenate(sums), _sums.concatenate(judged), state, _sums.join(now), anchored, who
@@ -222,65 +247,37 @@ def selective_projection(
             now = jnp.split(adapted, splits)
         # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
         for a, layer, verdict, lam in zip(anchored, layers, judged, now):
-            steps[a.leaf] = project(layer, pull_of(verdict, lam, max_pull), steps[a.leaf].dtype)
+            steps[a.leaf] = _decide.project(layer, _decide.pull_of(verdict, lam, max_pull), steps[a.leaf].dtype)
         new_state = state._replace(count=count, strength=_sums.join(now))
         if anchored:
+            eps = [_decide.rounding(a, flat.leaves[a.leaf], steps[a.leaf]) for a in anchored]
+            drifts = jnp.split(state.drift, splits)
             if norm == "l2":  # one row per layer: what the state keeps is computed for all layers at once
                 sums, judged, now = [_sums.concatenate(sums)], [_sums.concatenate(judged)], [_sums.join(now)]
-            decided = [decide(s, verdict, lam, exact, max_pull) for s, verdict, lam in zip(sums, judged, now)]
+                eps, drifts = [np.concatenate(eps)], [state.drift]
+            decided = [_decide.decide(*each, exact, max_pull) for each in zip(sums, judged, now, drifts, eps)]
             new_state = new_state._replace(
                 carry=_sums.join([d.carry for d in decided]),
                 drift=_sums.join([d.drift for d in decided]),
                 triggered=_sums.join([d.triggered for d in decided]),
                 pull=_sums.join([d.pull.sum(axis=1) / max(d.pull.shape[1], 1) for d in decided]),
+                mismatch=_sums.join([d.mismatch for d in decided]),
             )
         return _tree.unflatten(flat, steps), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class Verdict(NamedTuple):
-    """What a step is found to do, whatever λ."""
-
-    home: jax.Array  # has the sign of ⟨g, d⟩ = −c, (n,)
-    ratio: jax.Array  # r, (n, rows)
-
-
-def _judge(s: _sums.Sums, carry: jax.Array, count: jax.Array, exact: bool, b1: Any) -> Verdict:
-    """Where the gradient asks to go and how far the step goes out, for n layers at once."""
-    if exact:
-        home = s.sign.sum(axis=1)
-    else:
-        power = jnp.asarray(b1, _sums.stat_dtype()) ** count.astype(_sums.stat_dtype())
-        # −(1 − b1^t)⟨u_t, d⟩ + b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a negative multiple of the estimate of c
-        home = (b1 - power) * carry - (1 - power) * s.sign.sum(axis=1)
-    return Verdict(home, ratio(s))
-
-
-def ratio(s: _sums.Sums) -> jax.Array:
-    """r, (n, rows)."""
-    if s.l1 is None or s.l1_growth is None:
-        growth = jnp.maximum(s.growth, 0)
-        # (γ_t − γ_{t−1})/γ_t = (γ_t² − γ_{t−1}²) / (γ_t (γ_t + γ_{t−1})), which does not cancel
-        radius = jnp.sqrt(s.dd + growth)
-        r = growth / (radius * (radius + jnp.sqrt(s.dd)))
-    else:
-        r = s.l1_growth / (s.l1 + _MARS_FLOOR)
-    # 0/0 at d = u = 0, and what NaN and inf updates make of r, is no pull.
-    return jnp.where(r > 0, jnp.minimum(r, 1), 0)
-
-
 def _adapted(
     adapt: _adapt.Adapt,
     s: _sums.Sums,
-    verdict: Verdict,
+    verdict: _decide.Verdict,
     state: _anchor.SPDState,
     start: jax.Array,
     anchored: list[_strength.Anchored],
     who: str,
 ) -> jax.Array:
     """λ of this step, (n,)."""
-    assert s.anchor is not None
     old = state.strength
     stats = _adapt.AdaptStats(
         count=state.count,
@@ -290,8 +287,8 @@ def _adapted(
         pull=state.pull,
         home=jnp.sign(jnp.where(jnp.isfinite(verdict.home), verdict.home, 0)).astype(old.dtype),
         ratio=verdict.ratio[:, 0],
-        drift=jnp.sqrt(s.dd[:, 0]),
-        norm=jnp.sqrt(s.anchor[:, 0]),
+        drift=_sums.root(s.dd[:, 0]),
+        norm=_sums.root(s.anchor[:, 0]),
     )
     new = jnp.asarray(adapt(stats), old.dtype)
     if new.shape not in ((), old.shape):
@@ -306,59 +303,20 @@ def _starts_free(a: _strength.Anchored) -> np.ndarray:
     return known == 0
 
 
-class Decision(NamedTuple):
-    """What a step does."""
-
-    pull: jax.Array  # λ·r where triggered, (n, rows)
-    carry: jax.Array  # ⟨u, θ_t − θ0⟩ = (1 − λr)(⟨u, d⟩ + ‖u‖²), (n,)
-    drift: jax.Array  # ‖θ_t − θ0‖, (n,)
-    triggered: jax.Array  # (n,)
-
-
-def _triggers(verdict: Verdict) -> jax.Array:
-    """Whether c < 0, (n,); no where it is NaN or infinite."""
-    return (verdict.home > 0) & (verdict.home < jnp.inf)
-
-
-def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
-    """λ·r where triggered, (n, rows)."""
-    pull = jnp.where(_triggers(verdict)[:, None], strength[:, None] * verdict.ratio, 0)
-    return pull if max_pull is None else jnp.minimum(pull, max_pull)
-
-
-def decide(s: _sums.Sums, verdict: Verdict, strength: jax.Array, exact: bool, max_pull: Any) -> Decision:
-    """All of the step's scalars, for n layers at once."""
-    pull = pull_of(verdict, strength, max_pull)
-    # Squares that float32 does not hold are infinite, as is what is left of them.
-    held = jnp.isfinite(s.dd) & jnp.isfinite(s.growth)
-    squared = jnp.where(held, jnp.maximum(s.dd + s.growth, 0), jnp.inf) * (1 - pull) ** 2
-    return Decision(
-        pull=pull,
-        carry=jnp.zeros_like(verdict.home) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
-        drift=jnp.sqrt(squared.sum(axis=1)),
-        triggered=_triggers(verdict).astype(_sums.stat_dtype()),
-    )
-
-
-def project(layer: _sums.Layer, pull: jax.Array, dtype: Any) -> jax.Array:
-    """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
-    theta, u, theta0 = layer.theta, layer.u, layer.theta0
-    shape = [1] * theta.ndim
-    if layer.stacked:
-        shape[0] = theta.shape[0]
-    if layer.rows:
-        shape[int(layer.stacked)] = theta.shape[int(layer.stacked)]
-    pull = (_sums.crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
-    # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters. It is rounded as θ is.
-    displaced = theta + u if theta0 is None else (theta + u) - theta0
-    return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)
-
-
 def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str) -> None:
     if np.shape(given) != np.shape(theta0):
         raise ValueError(
             f"{who}: {what} of leaf {_tree.name(path)!r} has shape {np.shape(given)}, but the leaf has "
             f"{np.shape(theta0)}; give what jax.grad gives for params."
+        )
+
+
+def check_is_step(u: Any, g: Any, path: _tree.Path, who: str) -> None:
+    """Refuses an update that is the gradient itself."""
+    if u is g:
+        raise ValueError(
+            f"{who}: the update of leaf {_tree.name(path)!r} is the gradient itself, so no optimizer came before; put "
+            f"{who} last, after the optimizer, in one mx.chain with it."
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Union
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -121,6 +122,18 @@ def check_lambda_max(value: float) -> None:
     """Refuses a negative or non-finite λ_max."""
     if not (math.isfinite(value) and value >= 0.0):
         raise ValueError(f"lambda_max is {value}; it must be finite and not negative.")
+
+
+def now(a: Anchored) -> jax.Array:
+    """λ of a leaf's layers in this step, (layers,)."""
+    value = jnp.atleast_1d(jnp.asarray(a.strength, jnp.asarray(0.0).dtype))
+    return value if isinstance(a.strength, np.ndarray) else bounded(value)
+
+
+def bounded(x: Any, otherwise: float = 0.0, below: float = np.inf) -> Any:
+    """A number that only exists when the step runs, or `otherwise` where it is not in [0, below) or is NaN."""
+    x = jnp.asarray(x)
+    return jnp.where((x >= 0) & (x < below), x, otherwise)
 
 
 def is_number(x: Any) -> bool:

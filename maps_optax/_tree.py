@@ -111,7 +111,8 @@ def replace_states(tree: Any, kinds: tuple[type, ...], change: Callable[[Any], A
     if not count:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(
-            f"this optimizer state holds no {names}; build the optimizer with mx.maps, mx.spd or mx.l2_sp."
+            f"this tree holds no {names}; give the state, as init returns it, of an optimizer built with mx.maps, "
+            "mx.spd or mx.l2_sp (of an nnx.Optimizer its opt_state, not nnx.state(optimizer))."
         )
     return changed
 
