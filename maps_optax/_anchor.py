@@ -1,5 +1,6 @@
 """θ0: copied, placed, fingerprinted, taken out of a checkpoint and put back."""
 
+import functools
 import zlib
 from typing import Any, NamedTuple, Optional
 
@@ -209,7 +210,8 @@ def detach_anchor(opt_state: Any) -> Any:
 def attach_anchor(opt_state: Any, pretrained: Any, *, memory_kind: Optional[str] = None) -> Any:
     """Puts θ0 back where `detach_anchor` took it out, after checking that it is the same θ0.
 
-    Not for use under `jit`: the check needs values.
+    Under `jit` the check is made when the program runs, and the error then is JAX's, with this one's text; `pretrained`
+    must there have the dtype that the anchor had.
 
     Args:
       opt_state: a state whose anchors are detached.
@@ -226,21 +228,25 @@ def attach_anchor(opt_state: Any, pretrained: Any, *, memory_kind: Optional[str]
         wanted = state.anchor.fingerprints
         anchor = _like(wanted, pretrained, "attach_anchor", memory_kind)
         flat = _tree.flatten(anchor)
-        have = [fingerprint(leaf) for leaf in flat.leaves]
-        differ = [
-            path
-            for path, a, b in zip(flat.paths, have, _tree.flatten(wanted).leaves)
-            if not np.array_equal(np.asarray(a), np.asarray(b))
-        ]
-        if differ:
-            raise ValueError(
-                f"attach_anchor: these are not the weights that training started from: {len(differ)} of "
-                f"{len(flat.paths)} leaves differ, the first is {_tree.name(differ[0])!r}; give the pretrained weights "
-                "of this run, or use set_anchor to re-anchor."
-            )
+        pairs = [fingerprint(leaf) for leaf in flat.leaves], _tree.flatten(wanted).leaves
+        check = functools.partial(_compare, flat.paths)
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(pairs)):
+            jax.debug.callback(check, *pairs)
+        else:
+            check(*pairs)
         return state._replace(anchor=anchor)
 
     return _tree.replace_states(opt_state, STATES, attach)
+
+
+def _compare(paths: list[_tree.Path], have: list[Any], wanted: list[Any]) -> None:
+    differ = [p for p, a, b in zip(paths, have, wanted) if not np.array_equal(np.asarray(a), np.asarray(b))]
+    if differ:
+        raise ValueError(
+            f"attach_anchor: these are not the weights that training started from: {len(differ)} of {len(paths)} "
+            f"leaves differ, the first is {_tree.name(differ[0])!r}; give the pretrained weights of this run, or use "
+            "set_anchor to re-anchor."
+        )
 
 
 def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -> Any:
@@ -252,7 +258,7 @@ def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -
     for path, old, new in zip(flat.paths, flat.leaves, sources):
         kind = memory_kind
         if old.dtype == jnp.uint32:
-            dtype = DTYPES[int(np.asarray(old)[2])]
+            dtype = new.dtype if isinstance(old, jax.core.Tracer) else DTYPES[int(np.asarray(old)[2])]
         else:
             dtype = old.dtype
             if tuple(np.shape(new)) != tuple(old.shape):
@@ -260,14 +266,17 @@ def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -
                     f"{who}: leaf {_tree.name(path)!r} has shape {np.shape(new)}, but its anchor has "
                     f"{tuple(old.shape)}; give weights of this model."
                 )
-            if not isinstance(old, jax.core.Tracer) and isinstance(old, jax.Array):
-                kind = _host_kind(old)
+            kind = _host_kind(old)
         leaves.append(copy(new, dtype, kind))
     return _tree.unflatten(flat, leaves)
 
 
-def _host_kind(array: jax.Array) -> Optional[str]:
-    kind = getattr(array.sharding, "memory_kind", None)
+def _host_kind(anchor: Any) -> Optional[str]:
+    """Where an anchor is kept, if not on the device."""
+    if isinstance(anchor, jax.core.Tracer):
+        space = getattr(anchor.aval, "memory_space", None)
+        return "pinned_host" if hasattr(jax, "memory") and space == jax.memory.Space.Host else None
+    kind = getattr(getattr(anchor, "sharding", None), "memory_kind", None)
     return kind if kind == "pinned_host" else None
 
 

@@ -66,9 +66,21 @@ def sums_of(layer: Layer, norm: str) -> Sums:
     )
 
 
-@functools.partial(jax.jit, static_argnames="axes")
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Each of the terms, which have one shape, summed over `axes`; `jit`, so that a shape is traced once.
+    """Each of the terms, which have one shape, summed over `axes`."""
+    return _reduced(terms, axes)
+
+
+@_totals.defjvp
+def _(axes: tuple[int, ...], terms: Any, tangents: Any) -> Any:
+    """JAX cannot differentiate a reduction of several operands where one of them does not vary."""
+    return _totals(terms[0], axes), tuple(jnp.sum(x, axis=axes) for x in tangents[0])
+
+
+@functools.partial(jax.jit, static_argnames="axes")
+def _reduced(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """`_totals`; `jit`, so that a shape is traced once.
 
     One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
     its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
@@ -81,7 +93,7 @@ def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Ar
     def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
         zeros = (np.zeros((), terms[0].dtype),) * len(terms)
         rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
-        return _totals(tuple(rows), axes[:-1])
+        return _reduced(tuple(rows), axes[:-1])
 
     def in_halves(*terms: jax.Array) -> tuple[jax.Array, ...]:
         """A core adds the terms of two rows in the time of one: additions to one sum wait for each other."""

@@ -180,3 +180,25 @@ def test_l2_sp_states_too() -> None:
     tx = mx.l2_sp(1.0)
     state = tx.init(params())
     same(mx.attach_anchor(mx.detach_anchor(state), params()), state)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_under_jit_an_anchor_is_set_taken_out_and_put_back_as_outside(dtype: Any) -> None:
+    tx = optimizer(anchor_dtype=dtype)
+    theta, state = run(tx, params(), tx.init(params()), 0, 6)
+    same(jax.jit(mx.set_anchor)(state, theta), mx.set_anchor(state, theta))
+    detached = jax.jit(mx.detach_anchor)(state)
+    same(detached, mx.detach_anchor(state))
+    theta0 = jax.tree_util.tree_map(lambda x: x.astype(dtype or x.dtype), params())  # under jit in the anchor's dtype
+    same(jax.jit(mx.attach_anchor)(detached, theta0), state)
+    with pytest.raises(Exception, match="not the weights that training started from: 2 of 2 leaves differ"):
+        jax.block_until_ready(jax.jit(mx.attach_anchor)(detached, params(seed=1)))
+        jax.effects_barrier()
+
+
+@pytest.mark.skipif(not hasattr(jax, "memory"), reason="this JAX keeps no array in host memory under jit")
+def test_under_jit_a_new_anchor_stays_in_host_memory() -> None:
+    state = optimizer(anchor_memory_kind="pinned_host").init(params())
+    moved = jax.jit(mx.set_anchor)(state, params(seed=1))
+    assert moved[1].anchor["stack"].sharding.memory_kind == "pinned_host"
+    np.testing.assert_array_equal(moved[1].anchor["stack"], params(seed=1)["stack"])

@@ -290,6 +290,15 @@ def test_the_estimate_warns_once_and_names_the_remedy() -> None:
     assert [w.category for w in seen if "mx.chain" in str(w.message)] == [UserWarning]
 
 
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
+def test_the_warning_of_the_estimate_points_at_the_line_of_the_caller(compile: Callable[[Any], Any]) -> None:
+    tx = optax.chain(optax.adam(0.1), mx.spd(1.0))
+    params = {"w": jnp.ones(2)}
+    with pytest.warns(UserWarning, match="estimates the trigger") as seen:
+        compile(tx.update)(params, tx.init(params), params)
+    assert [w.filename for w in seen] == [__file__]
+
+
 def test_criterion_gradient_refuses_to_estimate() -> None:
     params = {"w": jnp.ones(2)}
     tx = optax.chain(optax.adam(0.1), mx.spd(1.0, criterion="gradient"))
