@@ -262,7 +262,7 @@ def _equal(copy: str, original: str, checkpoint: Checkpoint) -> bool:
     if shape != checkpoint.tensors[original].shape:
         return False
     step = max(1, COMPARED * shape[0] // math.prod(shape))
-    parts = [slice(at, at + step) for at in range(0, shape[0], step)]
+    parts = [slice(at, min(at + step, shape[0])) for at in range(0, shape[0], step)]
     return all(np.array_equal(read(checkpoint, copy, rows), read(checkpoint, original, rows)) for rows in parts)
 
 

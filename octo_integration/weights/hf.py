@@ -71,7 +71,7 @@ def read(checkpoint: Checkpoint, name: str, rows: slice = slice(None)) -> np.nda
         values = handle.get_slice(name)[rows] if tensor.shape else handle.get_tensor(name)
     values = np.asarray(values, np.float32)
     # The extremes of what holds a NaN are NaN; a mask of all elements would take memory.
-    if values.size and not np.isfinite([values.min(), values.max()]).all():
+    if not np.isfinite([values.min(), values.max()]).all():
         raise ValueError(
             f"{tensor.file}: {name} has NaN or infinite values; copy it again, or give another checkpoint."
         )
