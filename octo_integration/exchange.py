@@ -73,6 +73,7 @@ def run_import(config: ImportConfig) -> str:
     lines = []
     for module, origin in record["modules"].items():
         lines.append(f"{module}: {len(origin['shapes'])} tensors, {origin['format']} names")
+        lines += [f"  {copy} repeats {original}" for copy, original in origin["copies"].items()]
         lines += [f"  {count} ignored: {why}" for why, count in Counter(origin["ignored"].values()).items()]
     lines.append(f"without a source, so made anew by fine-tuning: {', '.join(record['fresh']) or 'none'}")
     return "\n".join([*lines, f"wrote {config.out}"])
