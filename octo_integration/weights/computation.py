@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from octo_integration.model.config import TOWERS
 from octo_integration.model.t5 import NORM_EPS
 from octo_integration.weights.hf import CONFIGS, Checkpoint
 from octo_integration.weights.names import MODEL_TYPES
@@ -83,9 +84,10 @@ def _parts(
         yield main, "", config, _TIMM
     else:  # of no family, so without its defaults
         yield main, "", config, _stated(FAMILIES[MODEL_TYPES[module][-1]])
-    for file in processors if module in _TOWERS else ():
-        for inside in ("", "image_processor"):
-            yield file, inside and f"{inside}.", _object(configs.get(file, {}), inside), _PIXELS
+    if module in TOWERS:
+        before, within = (configs.get(file, {}) for file in processors)
+        yield processors[0], "", before, _PIXELS
+        yield processors[1], "image_processor.", _object(within, "image_processor"), _PIXELS
 
 
 def _stated(fields: tuple[Field, ...]) -> tuple[Field, ...]:
@@ -94,7 +96,7 @@ def _stated(fields: tuple[Field, ...]) -> tuple[Field, ...]:
 
 
 def _object(config: Config, name: str) -> Config:
-    value = config.get(name) if name else config
+    value = config.get(name)
     return value if isinstance(value, dict) else {}
 
 
@@ -203,7 +205,6 @@ _PRISMATIC = {
     tower: (Field((f"timm_override_act_layers.{i}",), lambda ours: GELU[ours.gelu], None, _function),)
     for i, tower in enumerate(("dinov2", "siglip"))
 }
-_TOWERS = ("dinov2", "siglip", "clip")
 
 # By the model_type of config.json.
 FAMILIES: dict[str, tuple[Field, ...]] = {

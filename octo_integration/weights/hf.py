@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 INDEX, MAIN_INDEX = "*.safetensors.index.json", "model.safetensors.index.json"
-CONFIGS = ("config.json", "preprocessor_config.json")
+CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 BLOCK = 1 << 24
 
 

@@ -189,12 +189,11 @@ def test_of_a_whole_model_the_vision_tower_is_compared(kind):
 def test_pixels_are_normalised_as_the_preprocessor_says():
     mean, ours = [0.48145466, 0.4578275, 0.40821073], PUBLISHED["clip"]
     check("clip", *ours, **{"preprocessor_config.json": {"image_mean": mean, "rescale_factor": 0.00392156862745098}})
-    for inside, values in (
-        ("", {"image_mean": [0.5] * 3}),
-        ("image_processor.", {"image_processor": {"image_mean": 0}}),
-    ):
-        said = refused("clip", *ours, **{"preprocessor_config.json": values})
-        assert f"there/preprocessor_config.json does not fit clip of the model: {inside}image_mean is" in said
+    for file, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        values = {"image_mean": [0.5] * 3}
+        said = refused("clip", *ours, **{file: {inside: values} if inside else values})
+        field = f"{inside}.image_mean" if inside else "image_mean"
+        assert f"there/{file} does not fit clip of the model: {field} is [0.5, 0.5, 0.5] (the model" in said
 
 
 def test_files_of_no_family_are_compared_in_what_they_say():
