@@ -6,7 +6,7 @@ from pathlib import Path
 
 from octo_integration.train.lora import merge_lora
 from octo_integration.train.policy import load_run
-from octo_integration.train.setup import model_shapes
+from octo_integration.train.setup import model_config, model_shapes
 from octo_integration.weights.imported import PROVENANCE, export_weights, import_weights, read_provenance, restore
 from octo_integration.weights.store import save_params
 
@@ -19,8 +19,9 @@ class ImportConfig:
 
     maps-vla import --model mini --out weights/mini --dinov2 dinov2-large --siglip siglip-so400m --language qwen2.5-0.5b
 
-    Names of transformers 4 and 5, timm and Prismatic are known. Modules without a source stay out; fine-tuning makes
-    them anew.
+    Names of transformers 4 and 5, timm and Prismatic are known. What config.json says of the computation (heads,
+    activation, epsilons, rotary base, ...) must be what the model does. Modules without a source stay out; fine-tuning
+    makes them anew.
     """
 
     out: str
@@ -28,7 +29,7 @@ class ImportConfig:
     model: str = "mini"
     """Name of the model's configuration."""
     dinov2: str | None = None
-    """DINOv2 with registers."""
+    """DINOv2, with registers or (where the model has none) without."""
     siglip: str | None = None
     """SigLIP, whole or its vision tower."""
     clip: str | None = None
@@ -67,10 +68,12 @@ def run_import(config: ImportConfig) -> str:
     if config.prismatic is not None and sources:
         raise ValueError(f"import: --prismatic has every module; leave out --{next(iter(sources))}.")
     whole = None if config.prismatic is None else Path(config.prismatic)
-    record = import_weights(config.model, model_shapes(config.model), sources, Path(config.out), whole)
+    shapes = model_shapes(config.model)
+    record = import_weights(config.model, model_config(config.model), shapes, sources, Path(config.out), whole)
     lines = []
     for module, origin in record["modules"].items():
         lines.append(f"{module}: {len(origin['shapes'])} tensors, {origin['format']} names")
+        lines += [f"  {copy} repeats {original}" for copy, original in origin["copies"].items()]
         lines += [f"  {count} ignored: {why}" for why, count in Counter(origin["ignored"].values()).items()]
     lines.append(f"without a source, so made anew by fine-tuning: {', '.join(record['fresh']) or 'none'}")
     return "\n".join([*lines, f"wrote {config.out}"])

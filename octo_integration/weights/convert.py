@@ -9,13 +9,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from octo_integration.weights.hf import Checkpoint, read
 from octo_integration.weights.names import FORMATS, OUTSIDE, Format, Rule
+from octo_integration.weights.positions import resample
 
 ALIGNMENT = 64  # bytes, of XLA on the host
+FLOATS = ("F64", "F32", "F16", "BF16")
+COMPARED = 1 << 22  # elements at once
 Leaves = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,14 +33,16 @@ class Plan:
       shapes: our leaves.
       rules: leaf -> its rule.
       ignored: tensors that no leaf needs -> why.
+      copies: tensors that no leaf needs -> the tensor that they must repeat.
     """
 
     module: str
-    format: str
+    format: Format
     prefix: str
     shapes: Shapes
     rules: Mapping[str, Rule]
     ignored: Mapping[str, str]
+    copies: Mapping[str, str]
 
 
 def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None = None) -> Plan:
@@ -50,36 +54,52 @@ def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None
       prefix: of the module's tensors in a checkpoint that has others too; None: found, and no other may be there.
 
     Raises:
-      ValueError: tensors are missing, left over, or of another shape; names them all.
+      ValueError: tensors are missing, left over, of another shape, or hold no floats; names them all.
     """
     layout, prefix_found = _recognise(module, checkpoint, prefix)
     rules = {rule.leaf: rule for rule in layout.rules if rule.leaf in shapes}
     wanted = {name: rule for rule in rules.values() for name in _sources(rule, prefix_found, shapes)}
     mine = {name for name in checkpoint.tensors if name.startswith(prefix_found)}
     others = set() if prefix is not None else set(checkpoint.tensors) - mine
+    copies = {
+        prefix_found + name: prefix_found + rules[leaf].source
+        for name, leaf in layout.copies.items()
+        if leaf in rules and prefix_found + name in mine - set(wanted)
+    }
     ignored = {name: why for name in mine - set(wanted) if (why := _reason(name[len(prefix_found) :], layout.ignored))}
     ignored |= {name: why for name in others if (why := _reason(name, OUTSIDE))}
     problems = {
         "missing": [*(leaf for leaf in shapes if leaf not in rules), *(n for n in wanted if n not in mine)],
-        "unused": sorted((mine | others) - set(wanted) - set(ignored)),
+        "unused": sorted((mine | others) - set(wanted) - set(ignored) - set(copies)),
         "of another shape": [
             f"{name} {list(checkpoint.tensors[name].shape)} (the model needs {list(shape)})"
             for name, rule in wanted.items()
             if name in mine and (shape := _misfit(rule, shapes[rule.leaf], checkpoint.tensors[name].shape)) is not None
         ],
+        "no floats (quantised?)": [
+            f"{name} {checkpoint.tensors[name].dtype}"
+            for name in wanted
+            if name in mine and checkpoint.tensors[name].dtype not in FLOATS
+        ],
     }
     if any(problems.values()):
         told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise ValueError(f"{checkpoint.directory} does not fit {module} of the model ({layout.name} names): {told}.")
-    return Plan(module, layout.name, prefix_found, shapes, rules, ignored)
+    return Plan(module, layout, prefix_found, shapes, rules, ignored, copies)
 
 
 def load(plan: Plan, checkpoint: Checkpoint) -> Leaves:
     """The leaves of a module, float32.
 
     Raises:
-      ValueError: a file is damaged.
+      ValueError: a file is damaged, has values that are not finite, or two different tensors where the model has one.
     """
+    for copy, original in plan.copies.items():
+        if not _equal(copy, original, checkpoint):
+            raise ValueError(
+                f"{checkpoint.directory}: {copy} differs from {original}, but {plan.module} of the model has one leaf "
+                "for both; give a checkpoint in which they are equal, or a model with a leaf for each."
+            )
     return {leaf: _load(plan.rules[leaf], shape, plan, checkpoint) for leaf, shape in plan.shapes.items()}
 
 
@@ -213,7 +233,9 @@ def _to_row(rule: Rule, name: str, shape: tuple[int, ...], plan: Plan, checkpoin
     if rule.how == "matrix" or (rule.how == "qkv" and value.ndim == 2):
         return value.T.reshape(shape)
     if rule.how == "positions":
-        return resample(value.reshape(-1, value.shape[-1])[-_patch_rows(value.shape) :], shape[0])
+        return resample(
+            value.reshape(-1, value.shape[-1])[-_patch_rows(value.shape) :], shape[0], plan.format.antialias
+        )
     value = value.reshape(shape)
     return value + _class_position(plan, checkpoint) if rule.how == "token" else value
 
@@ -234,14 +256,14 @@ def _patch_rows(shape: tuple[int, ...]) -> int:
     return math.isqrt(shape[-2]) ** 2
 
 
-def resample(positions: np.ndarray, patches: int) -> np.ndarray:
-    """f32[n * n, W] positions of a square of patches to f32[patches, W]: antialiased bicubic, as timm does it."""
-    before, after = math.isqrt(len(positions)), math.isqrt(patches)
-    if before == after:
-        return positions
-    width = positions.shape[-1]
-    grid = jax.image.resize(positions.reshape(before, before, width), (after, after, width), "cubic", antialias=True)
-    return np.asarray(grid).reshape(patches, width)
+def _equal(copy: str, original: str, checkpoint: Checkpoint) -> bool:
+    """Whether two tensors are the same numbers, a few rows at a time."""
+    shape = checkpoint.tensors[copy].shape
+    if shape != checkpoint.tensors[original].shape:
+        return False
+    step = max(1, COMPARED * shape[0] // math.prod(shape))
+    parts = [slice(at, min(at + step, shape[0])) for at in range(0, shape[0], step)]
+    return all(np.array_equal(read(checkpoint, copy, rows), read(checkpoint, original, rows)) for rows in parts)
 
 
 def _to_tensor(rule: Rule, row: Any, positions: int) -> np.ndarray:

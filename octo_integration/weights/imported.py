@@ -23,6 +23,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import maps_optax as mx
+from octo_integration.model.config import VLAConfig
+from octo_integration.weights.computation import check_computation
 from octo_integration.weights.convert import load, plan, unload
 from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
 from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC, PRISMATIC_TRAINED
@@ -33,14 +35,21 @@ PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
 
 
 def import_weights(
-    model: str, shapes: Tree, sources: Mapping[str, Path], out: Path, prismatic: Path | None = None
+    model: str,
+    config: VLAConfig,
+    shapes: Tree,
+    sources: Mapping[str, Path],
+    out: Path,
+    prismatic: Path | None = None,
 ) -> dict[str, Any]:
     """Reads published checkpoints into an Orbax checkpoint, whole or not at all.
 
-    Everything is checked before the first tensor is read. Besides the leaves one tensor is in memory at a time.
+    Names, shapes and what config.json says are checked before the first tensor is read. Besides the leaves one tensor
+    is in memory at a time.
 
     Args:
       model: name of the configuration, for the record.
+      config: it; what a checkpoint is computed with must be what this says.
       shapes: its parameters as `jax.ShapeDtypeStruct`s.
       sources: module -> directory of safetensors.
       out: the directory to make.
@@ -51,7 +60,8 @@ def import_weights(
 
     Raises:
       FileExistsError, FileNotFoundError: `out` is there already; a source is not.
-      ValueError: a source is damaged, is of another model, or its tensors are not those of the model.
+      ValueError: a source is damaged, is of another model or computed in another way, or its tensors are not those of
+        the model, or not finite.
       OSError: `out` could not be written; nothing of it is left.
     """
     if out.exists():
@@ -64,6 +74,8 @@ def import_weights(
             raise ValueError(f"import: model {model!r} has no {module}; it has {', '.join(shapes)}.")
     plans = {}
     for module, (checkpoint, prefix) in opened.items():
+        if module != "bridge":
+            check_computation(module, getattr(config, module), checkpoint, prismatic is not None)
         wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(shapes[module]).items()}
         plans[module] = plan(module, wanted, checkpoint, prefix)
     if prismatic is not None:
@@ -167,6 +179,7 @@ def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[P
             tensors[origin["prefix"] + name] = value.reshape(
                 [*shape[:-2], *value.shape] if _table(value, shape) else shape
             )
+        tensors |= {copy: tensors[original] for copy, original in origin.get("copies", {}).items()}
         files.setdefault("model" if record["prismatic"] else module, {}).update(tensors)
     with _written_whole(out) as temporary:
         for name, tensors in files.items():
@@ -205,7 +218,7 @@ def _open(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tupl
     opened: dict[str, tuple[Checkpoint, str | None]] = {}
     for module, directory in sources.items():
         checkpoint = open_checkpoint(directory)
-        kind = checkpoint.config.get("model_type")
+        kind = checkpoint.configs.get("config.json", {}).get("model_type")
         if kind is not None and kind not in MODEL_TYPES[module]:
             raise ValueError(
                 f"{directory} holds a model of type {kind!r}; --{module} takes {' or '.join(MODEL_TYPES[module])}."
@@ -228,11 +241,12 @@ def _record(plan: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     rows = checkpoint.tensors[plan.prefix + table.source].shape[-2] if table else 0
     files = sorted({checkpoint.tensors[name].file for name in used})
     return {
-        "format": plan.format,
+        "format": plan.format.name,
         "prefix": plan.prefix,
         "class_positions": rows - int(rows**0.5) ** 2,
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files],
         "ignored": dict(sorted(plan.ignored.items())),
+        "copies": dict(plan.copies),
         "shapes": {name: list(checkpoint.tensors[name].shape) for name in sorted(used)},
     }
 

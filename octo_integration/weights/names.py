@@ -32,11 +32,15 @@ class Format(NamedTuple):
       name: as provenance tells it.
       rules: of every leaf that a module of this kind can have.
       ignored: pattern of tensor names that no leaf needs -> why.
+      copies: tensor -> the leaf that it repeats; one that the model has a leaf of its own for is no copy.
+      antialias: positions are resampled so by what computes with these names.
     """
 
     name: str
     rules: tuple[Rule, ...]
     ignored: Mapping[str, str]
+    copies: Mapping[str, str] = {}
+    antialias: bool = True
 
 
 def _affine(leaf: str, source: str) -> Iterator[Rule]:
@@ -118,33 +122,37 @@ _HF_VISION = (
     *_affine("norm", "post_layernorm"),
 )
 
-_DECODER = (
-    Rule("embed/embedding", "model.embed_tokens.weight"),
-    Rule("blocks/norm1/scale", "model.layers.{i}.input_layernorm.weight"),
-    *_attention("model.layers.{i}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-    Rule("blocks/norm2/scale", "model.layers.{i}.post_attention_layernorm.weight"),
-    *(
-        Rule(f"blocks/mlp/{n}/kernel", f"model.layers.{{i}}.mlp.{n}_proj.weight", "matrix")
-        for n in ("gate", "up", "down")
-    ),
-    Rule("norm/scale", "model.norm.weight"),
-    Rule("lm_head/kernel", "lm_head.weight", "matrix"),
-)
 
-_T5_LAYER = "encoder.block.{i}.layer"
-_T5 = (
-    Rule("embed/embedding", "encoder.embed_tokens.weight"),
-    Rule("relative_bias/embedding", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-    Rule("blocks/norm1/scale", f"{_T5_LAYER}.0.layer_norm.weight"),
-    *(
-        Rule(f"blocks/attn/{leaf}/kernel", f"{_T5_LAYER}.0.SelfAttention.{name}.weight", "matrix")
-        for leaf, name in zip(("query", "key", "value", "out"), "qkvo")
-    ),
-    Rule("blocks/norm2/scale", f"{_T5_LAYER}.1.layer_norm.weight"),
-    *(Rule(f"blocks/mlp/{n}/kernel", f"{_T5_LAYER}.1.DenseReluDense.{n}.weight", "matrix") for n in ("wi", "wo")),
-    Rule("norm/scale", "encoder.final_layer_norm.weight"),
-)
-_T5_SHARED = (Rule("embed/embedding", "shared.weight"), *_T5[1:])
+def _decoder(prefix: str) -> tuple[Rule, ...]:
+    """Qwen2 and Llama; a text tower that was saved without its head has no prefix."""
+    layer = f"{prefix}layers.{{i}}"
+    return (
+        Rule("embed/embedding", f"{prefix}embed_tokens.weight"),
+        Rule("blocks/norm1/scale", f"{layer}.input_layernorm.weight"),
+        *_attention(f"{layer}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        Rule("blocks/norm2/scale", f"{layer}.post_attention_layernorm.weight"),
+        *(Rule(f"blocks/mlp/{n}/kernel", f"{layer}.mlp.{n}_proj.weight", "matrix") for n in ("gate", "up", "down")),
+        Rule("norm/scale", f"{prefix}norm.weight"),
+        Rule("lm_head/kernel", "lm_head.weight", "matrix"),
+    )
+
+
+def _t5(prefix: str, embedding: str) -> tuple[Rule, ...]:
+    """T5's encoder, within the whole or (without a prefix) alone."""
+    layer = f"{prefix}block.{{i}}.layer"
+    return (
+        Rule("embed/embedding", embedding),
+        Rule("relative_bias/embedding", f"{prefix}block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Rule("blocks/norm1/scale", f"{layer}.0.layer_norm.weight"),
+        *(
+            Rule(f"blocks/attn/{leaf}/kernel", f"{layer}.0.SelfAttention.{name}.weight", "matrix")
+            for leaf, name in zip(("query", "key", "value", "out"), "qkvo")
+        ),
+        Rule("blocks/norm2/scale", f"{layer}.1.layer_norm.weight"),
+        *(Rule(f"blocks/mlp/{n}/kernel", f"{layer}.1.DenseReluDense.{n}.weight", "matrix") for n in ("wi", "wo")),
+        Rule("norm/scale", f"{prefix}final_layer_norm.weight"),
+    )
+
 
 _BRIDGE = tuple(rule for name in ("fc1", "fc2", "fc3") for rule in _linear(name, name))
 # As layers of torch.nn.Sequential, with the activations between.
@@ -166,33 +174,45 @@ OUTSIDE = {
     r"(.*\.)?(text|visual)_projection\..*": "the joint embedding is not used",
     r"(.*\.)?logit_(scale|bias)": "the contrastive loss is not used",
 }
-_DECODER_IGNORED = {r".*rotary_emb\.inv_freq": "computed", r"lm_head\.weight": "tied to the token embedding"}
-_T5_IGNORED = {
-    r"decoder\..*": "only the encoder is used",
-    r"lm_head\.weight": "only the encoder is used",
-    r"(shared|encoder\.embed_tokens)\.weight": "the same tensor under another name",
-}
+_DECODER_IGNORED = {r".*rotary_emb\.inv_freq": "computed"}
+_TIED = {"lm_head.weight": "embed/embedding"}
+_T5_IGNORED = {r"decoder\..*": "only the encoder is used", r"lm_head\.weight": "only the encoder is used"}
+_SHARED = {"shared.weight": "embed/embedding"}
 
-# Of each module, tried in this order; the first rule of the first format that a checkpoint has decides.
+_DINOV2_4 = _dinov2("attention", ("attention.query", "attention.key", "attention.value", "output.dense"))
+_DINOV2_5 = _dinov2("attention", ("q_proj", "k_proj", "v_proj", "o_proj"))
+
+
+def _unregistered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.leaf != "register_tokens")
+
+
+# Of each module; the one of which a checkpoint has most decides, of equals the first. transformers antialiases the
+# positions of DINOv2 with registers only, timm (and Prismatic, which takes its towers from there) those of all.
 FORMATS: dict[str, tuple[Format, ...]] = {
     "dinov2": (
         Format("timm", _timm("gamma"), _TIMM_IGNORED),
         Format("prismatic", _timm("scale_factor"), _TIMM_IGNORED),
-        Format(
-            "transformers 4",
-            _dinov2("attention", ("attention.query", "attention.key", "attention.value", "output.dense")),
-            _MASK_TOKEN,
-        ),
-        Format("transformers 5", _dinov2("attention", ("q_proj", "k_proj", "v_proj", "o_proj")), _MASK_TOKEN),
+        Format("transformers 4, no registers", _unregistered(_DINOV2_4), _MASK_TOKEN, antialias=False),
+        Format("transformers 5, no registers", _unregistered(_DINOV2_5), _MASK_TOKEN, antialias=False),
+        Format("transformers 4", _DINOV2_4, _MASK_TOKEN),
+        Format("transformers 5", _DINOV2_5, _MASK_TOKEN),
     ),
     "siglip": (
         Format("timm", _timm("gamma"), _TIMM_IGNORED),
-        Format("transformers", _HF_VISION, _VISION_IGNORED),
+        Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),
     ),
-    "clip": (Format("transformers", _HF_VISION, _VISION_IGNORED),),
-    "t5": (Format("transformers", _T5, _T5_IGNORED), Format("transformers, shared", _T5_SHARED, _T5_IGNORED)),
+    "clip": (Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),),
+    "t5": (
+        Format("transformers", _t5("encoder.", "encoder.embed_tokens.weight"), _T5_IGNORED, _SHARED),
+        Format("transformers, shared", _t5("encoder.", "shared.weight"), _T5_IGNORED),
+        Format("transformers, encoder alone", _t5("", "embed_tokens.weight"), {}),
+    ),
     "bridge": (Format("prismatic", _BRIDGE, {}), Format("prismatic, sequential", _BRIDGE_SEQUENTIAL, {})),
-    "language": (Format("transformers", _DECODER, _DECODER_IGNORED),),
+    "language": (
+        Format("transformers", _decoder("model."), _DECODER_IGNORED, _TIED),
+        Format("transformers, no head", _decoder(""), _DECODER_IGNORED, _TIED),
+    ),
 }
 # Where the modules of a Prismatic checkpoint (MiniVLA, OpenVLA) are.
 PRISMATIC = {

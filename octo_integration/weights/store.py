@@ -74,7 +74,7 @@ def load_params(path: Path, like: Tree, fresh: Sequence[str] = ()) -> Tree:
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is no safetensors file or damaged, or its tensors are not the model's; names
-        those missing, unused, of another shape or of another kind of number.
+        those missing, unused, of another shape, of another kind of number, or not finite.
     """
     wanted = flatten_dict(like, sep="/")
     if not os.path.isfile(path):
@@ -130,6 +130,8 @@ def _read(file: Any, name: str, dtype: Any, path: Path) -> np.ndarray:
         raise ValueError(
             f"weights {path} do not fit the model: {name} is {array.dtype.name}, the model has {np.dtype(dtype).name}."
         )
+    if _is_float(array.dtype) and not np.isfinite(array).all():
+        raise ValueError(f"weights {path}: {name} has NaN or infinite values; give other weights.")
     return array.astype(dtype, copy=False)
 
 

@@ -1,11 +1,12 @@
 """`maps-vla import` → `finetune --weights` → `export`, with the small models that torch made."""
 
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from octo_integration.cli import main
@@ -49,6 +50,24 @@ def test_published_weights_in_and_out(tmp_path, capsys, sources):
     fresh = load_file(tmp_path / "exported" / "fresh.safetensors")
     assert {name.split("/")[0] for name in fresh} == {"bridge", "readout", "action_head", "proprio_projector"}
     assert (tmp_path / "run" / "tokenizer.json").is_file()
+
+
+def test_what_repeats_is_told_and_another_computation_refused(tmp_path, capsys):
+    language, out = tmp_path / "qwen2", str(tmp_path / "weights")
+    shutil.copytree(SOURCES["language"], language)
+    tensors = load_file(language / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, language / "model.safetensors")
+    command = ["import", "--model=small", f"--out={out}", f"--language={language}"]
+    assert main(command) == 0
+    assert "lm_head.weight repeats model.embed_tokens.weight" in capsys.readouterr().out
+    shutil.rmtree(out)
+    config = json.loads((language / "config.json").read_text())
+    (language / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{language}/config.json does not fit language of the model: hidden_act is 'gelu'" in error
+    assert error.count("\n") == 1 and not (tmp_path / "weights").exists()
 
 
 def test_a_vocabulary_that_the_model_has_no_rows_for(tmp_path, capsys):

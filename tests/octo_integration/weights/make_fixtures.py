@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+TOWERS = ("dinov2", "siglip", "clip", "dinov2_plain")
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 PIXELS = {"image_size": 16, "patch_size": 4}
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40}
@@ -44,6 +45,9 @@ MODELS = {
     "t5": lambda: hf.T5EncoderModel(
         hf.T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, vocab_size=40, feed_forward_proj="relu")
     ),
+    "dinov2_plain": lambda: hf.Dinov2Model(  # without registers
+        hf.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, **PIXELS)
+    ),
 }
 
 
@@ -54,23 +58,48 @@ def main(folder: Path) -> None:
         with torch.no_grad():
             for parameter in model.parameters():  # no bias at zero, no scale at one
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            (vision if name in ("dinov2", "siglip", "clip") else text)(name, model, folder / name)
+            (vision if name in TOWERS else text)(name, model, folder / name)
+            if name in TOWERS:
+                resized(name, model, folder)
     timm_names(folder)
     positions(folder)
 
 
 def vision(name: str, model: torch.nn.Module, folder: Path) -> None:
     pixels = torch.randn(2, 3, 16, 16)
-    out = model(pixels, output_hidden_states=True)
-    first = out.last_hidden_state.shape[1] - 16
+    save(model, folder, pixels=pixels, **features(model, pixels))
+
+
+def features(model: torch.nn.Module, pixels: torch.Tensor, **options: bool) -> dict[str, torch.Tensor]:
+    out = model(pixels, output_hidden_states=True, **options)
+    first = out.last_hidden_state.shape[1] - (pixels.shape[-1] // 4) ** 2
     norm = next(m for n, m in model.named_modules() if n.endswith(("layernorm", "post_layernorm")))
-    save(
-        model,
-        folder,
-        pixels=pixels,
-        penultimate=out.hidden_states[-2][:, first:],
-        last=norm(out.hidden_states[-1])[:, first:],
-    )
+    return {"penultimate": out.hidden_states[-2][:, first:], "last": norm(out.hidden_states[-1])[:, first:]}
+
+
+def resized(name: str, model: torch.nn.Module, folder: Path) -> None:
+    """Outputs at 12 pixels, which positions are resampled for: by transformers, and as timm resamples them."""
+    pixels = torch.randn(1, 3, 12, 12)
+    options = {} if name.startswith("dinov2") else {"interpolate_pos_encoding": True}
+    values = {"pixels": pixels, "last": features(model, pixels, **options)["last"]}
+    if name != "clip":
+        antialias(model, 3)
+        values["timm"] = features(model, pixels)["last"]
+    save_file({key: x.contiguous() for key, x in values.items()}, folder / f"{name}_resized.safetensors")
+
+
+def antialias(model: torch.nn.Module, side: int) -> None:
+    """Gives a model of 4 x 4 patches the positions of side x side, so that none are left for it to resample."""
+    embeddings = next(m for n, m in model.named_modules() if n.endswith("embeddings"))
+    table = getattr(embeddings, "position_embedding", None)
+    rows = embeddings.position_embeddings[0] if table is None else table.weight
+    old = rows[-16:].T.reshape(1, -1, 4, 4)
+    new = torch.nn.functional.interpolate(old, size=(side, side), mode="bicubic", antialias=True)
+    rows = torch.cat([rows[:-16], new[0].flatten(1).T])
+    if table is None:
+        embeddings.position_embeddings = torch.nn.Parameter(rows[None])
+    else:
+        table.weight, embeddings.position_ids = torch.nn.Parameter(rows), torch.arange(len(rows))[None]
 
 
 def text(name: str, model: torch.nn.Module, folder: Path) -> None:
@@ -95,7 +124,7 @@ def save(model: torch.nn.Module, folder: Path, **values: torch.Tensor) -> None:
 
 def timm_names(folder: Path) -> None:
     """The DINOv2 and SigLIP models again, under the names and in the fused form of timm."""
-    for name in ("dinov2", "siglip"):
+    for name in ("dinov2", "siglip", "dinov2_plain"):
         old = load_file(folder / name / "model.safetensors")
         old = {key.removeprefix("vision_model."): value for key, value in old.items()}
         new = {}
@@ -107,7 +136,7 @@ def timm_names(folder: Path) -> None:
             renamed = timm_name(key)
             if renamed is not None:
                 new[renamed] = value.reshape(1, *value.shape) if renamed == "pos_embed" and value.ndim == 2 else value
-        for i in range(3):
+        for i in range(2 if name == "dinov2_plain" else 3):
             for kind in ("weight", "bias"):
                 parts = [new.pop(f"blocks.{i}.attn.{part}.{kind}") for part in "qkv"]
                 new[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
@@ -158,10 +187,23 @@ def timm_name(key: str) -> str | None:
 
 
 def positions(folder: Path) -> None:
-    """Positions of 7 x 7 patches on a grid of 4 x 4, as timm resamples them."""
+    """Positions of 7 x 7 patches on 4 x 4 and 9 x 9, antialiased and not; of 518 pixels at 224 and 230, by DINOv2."""
     before = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 8, 7, 7)).astype(np.float32))
-    after = torch.nn.functional.interpolate(before, size=(4, 4), mode="bicubic", antialias=True)
-    flat = {name: x[0].flatten(1).T.contiguous() for name, x in {"before": before, "after": after}.items()}
+    flat = {"before": before[0].flatten(1).T.contiguous()}
+    for side in (4, 9):
+        for kind, antialias in (("antialiased", True), ("plain", False)):
+            after = torch.nn.functional.interpolate(before, size=(side, side), mode="bicubic", antialias=antialias)
+            flat[f"{kind}_{side}"] = after[0].flatten(1).T.contiguous()
+    model = hf.Dinov2Model(
+        hf.Dinov2Config(hidden_size=1, num_hidden_layers=1, num_attention_heads=1, image_size=518, patch_size=14)
+    )
+    model.embeddings.position_embeddings.data = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(1, 1 + 37 * 37, 1)).astype(np.float32)
+    )
+    for size in (224, 230):
+        sized = model.embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + 16 * 16, 1), size, size)
+        flat[f"dinov2_{size}"] = sized[0, 1:].detach().contiguous()
+    flat["dinov2_518"] = model.embeddings.position_embeddings[0, 1:].detach().contiguous()
     save_file(flat, folder / "positions.safetensors")
 
 

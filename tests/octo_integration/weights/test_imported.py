@@ -40,7 +40,7 @@ def shapes(config=CONFIG):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     out = tmp_path_factory.mktemp("weights") / "small"
-    import_weights("small", shapes(), SOURCES, out)
+    import_weights("small", CONFIG, shapes(), SOURCES, out)
     return out
 
 
@@ -83,7 +83,7 @@ def test_export_gives_back_what_was_imported(weights, tmp_path):
             if "embeddings.cls_token" not in name and "position" not in name:  # the token keeps its position
                 np.testing.assert_array_equal(value, before[name], err_msg=name)
     again = {m: tmp_path / "out" / m for m in SOURCES}
-    import_weights("small", shapes(), again, tmp_path / "again")
+    import_weights("small", CONFIG, shapes(), again, tmp_path / "again")
     assert read_provenance(tmp_path / "again")["fingerprints"] == record["fingerprints"]
 
 
@@ -115,7 +115,7 @@ def prismatic(folder):
 
 def test_a_prismatic_checkpoint_there_and_back(tmp_path, weights):
     tensors = prismatic(tmp_path / "minivla")
-    record = import_weights("small", shapes(), {}, tmp_path / "out", tmp_path / "minivla")
+    record = import_weights("small", CONFIG, shapes(), {}, tmp_path / "out", tmp_path / "minivla")
     assert set(record["fresh"]) == {"readout", "action_head", "proprio_projector"}
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     params = restore(tmp_path / "out", shapes())
@@ -145,7 +145,7 @@ TRAINED = {
 
 def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
     tensors = prismatic(tmp_path / "released")
-    wanted = import_weights("small", shapes(), {}, tmp_path / "wanted", tmp_path / "released")
+    wanted = import_weights("small", CONFIG, shapes(), {}, tmp_path / "wanted", tmp_path / "released")
     renamed = {}
     for name, value in tensors.items():
         for old, new in TRAINED.items():
@@ -153,7 +153,7 @@ def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
         renamed[name] = value
     (tmp_path / "trained").mkdir()
     save_file(renamed, tmp_path / "trained" / "model.safetensors")
-    record = import_weights("small", shapes(), {}, tmp_path / "out", tmp_path / "trained")
+    record = import_weights("small", CONFIG, shapes(), {}, tmp_path / "out", tmp_path / "trained")
     assert record["fingerprints"] == wanted["fingerprints"]
     (file,) = export_weights(restore(tmp_path / "out", shapes()), record, tmp_path / "exported")
     assert {name for name in renamed if ".attn_pool." not in name} - set(load_file(file)) <= {
@@ -161,7 +161,7 @@ def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
     }
     save_file({**renamed, "extra.weight": np.zeros(1, np.float32)}, tmp_path / "trained" / "model.safetensors")
     with pytest.raises(ValueError, match="unused: extra.weight"):
-        import_weights("small", shapes(), {}, tmp_path / "more", tmp_path / "trained")
+        import_weights("small", CONFIG, shapes(), {}, tmp_path / "more", tmp_path / "trained")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -172,7 +172,7 @@ def test_halves_become_float32(tmp_path, dtype):
     (tmp_path / "qwen2").mkdir()
     half = {n: v.astype(kind) for n, v in load_file(FIXTURES / "qwen2" / "model.safetensors").items()}
     save_file(half, tmp_path / "qwen2" / "model.safetensors")
-    import_weights("small", shapes(), {"language": tmp_path / "qwen2"}, tmp_path / "out")
+    import_weights("small", CONFIG, shapes(), {"language": tmp_path / "qwen2"}, tmp_path / "out")
     embedding = restore(tmp_path / "out", shapes())["language"]["embed"]["embedding"]
     assert embedding.dtype == np.float32
     np.testing.assert_array_equal(embedding, half["model.embed_tokens.weight"].astype(np.float32))
@@ -209,7 +209,7 @@ def reshape(tensors):
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
     folder = changed(tmp_path, change)
     with pytest.raises(ValueError, match=words) as refusal:
-        import_weights("small", shapes(), {"siglip": folder}, tmp_path / "out")
+        import_weights("small", CONFIG, shapes(), {"siglip": folder}, tmp_path / "out")
     assert "\n" not in str(refusal.value) and list(tmp_path.iterdir()) == [folder]
 
 
@@ -246,18 +246,18 @@ def test_damaged_sources_are_refused(tmp_path, damage, error, words):
     folder = changed(tmp_path, lambda tensors: None)
     damage(folder)
     with pytest.raises(error, match=words):
-        import_weights("small", shapes(), {"siglip": folder}, tmp_path / "out")
+        import_weights("small", CONFIG, shapes(), {"siglip": folder}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_module_that_the_model_lacks(tmp_path):
     with pytest.raises(ValueError, match="model 'small' has no clip; it has "):
-        import_weights("small", shapes(), {"clip": FIXTURES / "clip"}, tmp_path / "out")
+        import_weights("small", CONFIG, shapes(), {"clip": FIXTURES / "clip"}, tmp_path / "out")
 
 
 def test_an_existing_directory_is_left_alone(weights, tmp_path):
     with pytest.raises(FileExistsError, match="is there already"):
-        import_weights("small", shapes(), SOURCES, weights)
+        import_weights("small", CONFIG, shapes(), SOURCES, weights)
     assert read_provenance(weights)
 
 
@@ -278,6 +278,7 @@ PEAK = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np
+from octo_integration.model.sizes import CONFIGS
 from octo_integration.weights.imported import import_weights
 def shapes(width):
     leaf = lambda *s: jax.ShapeDtypeStruct(s, "float32")
@@ -292,7 +293,7 @@ def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 def run(name):
-    import_weights("x", shapes(WIDTH), {"language": folder}, folder / name)
+    import_weights("x", CONFIGS["tiny"], shapes(WIDTH), {"language": folder}, folder / name)
 run("first")  # compiles; what that takes does not grow with the model
 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
 before = memory("VmRSS")

@@ -18,8 +18,9 @@ from octo_integration.model.config import Build, LanguageConfig, T5Config, Tower
 from octo_integration.model.language import Decoder
 from octo_integration.model.t5 import T5
 from octo_integration.model.vit import Tower
-from octo_integration.weights.convert import load, plan, resample
+from octo_integration.weights.convert import load, plan
 from octo_integration.weights.hf import open_checkpoint
+from octo_integration.weights.positions import resample
 
 HERE = Path(__file__).parent
 # Pixels 0..255 come out as they went in.
@@ -30,6 +31,8 @@ TOWERS = {
     "siglip": TowerConfig(**SIZES, mlp=48, cls_token=False, registers=0, gelu="tanh"),
     "clip": TowerConfig(**SIZES, mlp=48, cls_token=True, registers=0, gelu="quick", norm_eps=1e-5, pre_norm=True),
 }
+TOWERS["dinov2_plain"] = dataclasses.replace(TOWERS["dinov2"], width=16, depth=2, mlp=32, registers=0)
+NAMED = ["dinov2", "siglip", "clip", "dinov2_plain", "timm_dinov2", "timm_siglip", "timm_dinov2_plain"]
 LANGUAGE = {"vocabulary": 40, "width": 32, "depth": 2, "mlp": 48}
 DECODERS = {
     "qwen2": LanguageConfig(**LANGUAGE, heads=4, kv_heads=2, qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
@@ -65,15 +68,26 @@ def agree(got, wanted):
     assert error < 1e-5, error
 
 
-@pytest.mark.parametrize("features", ["penultimate", "last"])
-@pytest.mark.parametrize("name", ["dinov2", "siglip", "clip", "timm_dinov2", "timm_siglip"])
-def test_towers(made, name, features):
-    module = name.removeprefix("timm_")
-    tower = Tower(dataclasses.replace(TOWERS[module], features=features), Build())
-    io = load_file(made / f"{module}_io.safetensors")
-    pixels = io["pixels"].transpose(0, 2, 3, 1)
+def see(made, name, features, pixels):
+    """What our tower makes of pixels [B, 3, H, W], with the weights of that name."""
+    tower = Tower(dataclasses.replace(TOWERS[name.removeprefix("timm_")], features=features), Build())
+    pixels = pixels.transpose(0, 2, 3, 1)
+    module = name.removeprefix("timm_").removesuffix("_plain")
     values = imported(module, made / name, jax.eval_shape(tower.init, jax.random.key(0), pixels))
-    agree(jax.jit(tower.apply)(values, pixels), io[features])
+    return jax.jit(tower.apply)(values, pixels)
+
+
+@pytest.mark.parametrize("features", ["penultimate", "last"])
+@pytest.mark.parametrize("name", NAMED)
+def test_towers(made, name, features):
+    io = load_file(made / f"{name.removeprefix('timm_')}_io.safetensors")
+    agree(see(made, name, features, io["pixels"]), io[features])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_towers_at_another_size_than_they_were_trained_at(made, name):
+    io = load_file(made / f"{name.removeprefix('timm_')}_resized.safetensors")
+    agree(see(made, name, "last", io["pixels"]), io["timm" if name.startswith("timm_") else "last"])
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -105,6 +119,15 @@ def test_t5(made):
     agree(np.asarray(jax.jit(model.apply)(values, tokens, mask))[mask], io["last"][mask])
 
 
-def test_positions_are_resampled_as_timm_does(made):
+@pytest.mark.parametrize("side", [4, 9])
+@pytest.mark.parametrize("kind", ["antialiased", "plain"])
+def test_positions_are_resampled_as_torch_does(made, kind, side):
     io = load_file(made / "positions.safetensors")
-    np.testing.assert_allclose(resample(io["before"], 16), io["after"], atol=2e-6)
+    got = resample(io["before"], side**2, antialias=kind == "antialiased")
+    np.testing.assert_allclose(got, io[f"{kind}_{side}"], atol=2e-6 if side == 4 else 4e-6)
+
+
+@pytest.mark.parametrize("size", [224, 230])  # a part of a patch at the edge is cut off
+def test_positions_of_dinov2_without_registers(made, size):
+    io = load_file(made / "positions.safetensors")
+    np.testing.assert_allclose(resample(io["dinov2_518"], 256, antialias=False), io[f"dinov2_{size}"], atol=2e-6)

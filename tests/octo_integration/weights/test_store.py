@@ -107,6 +107,15 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, change, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_values_that_are_not_finite_are_refused(tmp_path, dtype):
+    params = tree()
+    params["tower"]["blocks"]["kernel"][2, 1, 0] = np.nan
+    save_params(tmp_path / "w.safetensors", params, dtype=dtype)
+    with pytest.raises(ValueError, match="w.safetensors: tower/blocks/kernel has NaN or infinite values"):
+        load_params(tmp_path / "w.safetensors", shapes(tree()))
+
+
 def test_no_file_and_damaged_files(tmp_path):
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match="there are no weights"):

@@ -58,7 +58,7 @@ def test_the_authors_strength_of_every_tensor():
 @pytest.mark.parametrize(("model", "table"), [("mini", "minivla"), ("openvla", "openvla7b")])
 def test_the_models_are_of_the_sizes_of_the_released_checkpoints(model, table):
     rows = json.loads((OFFICIAL.parent / f"lambda_{table}_official.json").read_text())["parameters"]
-    tensors = {row["name"]: Tensor(OFFICIAL, tuple(row["shape"])) for row in rows}
+    tensors = {row["name"]: Tensor(OFFICIAL, tuple(row["shape"]), "F32") for row in rows}
     shapes = flatten_dict(model_shapes(model), sep="/")
     for module, prefix in PRISMATIC.items():
         mine = {path.partition("/")[2]: leaf.shape for path, leaf in shapes.items() if path.startswith(f"{module}/")}
