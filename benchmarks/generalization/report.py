@@ -29,6 +29,7 @@ def report(records: Sequence[Record], success: Sequence[Record] = (), criterion:
         "Drift and what is forgotten": tables.drift(records, criterion),
         "Success": tables.success_rates(success),
         "Schedules, training length, demonstrations": questions.schedules(records),
+        "The gap between covered shifts and ID": questions.gaps(records, criterion),
         "Linear against uniform λ": questions.linear_against_uniform(records),
         "Variants of MAPS": questions.variants(records),
         "Boundaries of modules": questions.boundaries(records),
