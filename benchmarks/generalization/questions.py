@@ -20,7 +20,7 @@ from benchmarks.generalization.tables import (
     ordered,
     seen,
     sets_of,
-)  # fmt: skip
+)
 
 REGIME_GROUPS = tuple(dict.fromkeys(point.group for point in [*REGIMES, *LONGER]))
 
