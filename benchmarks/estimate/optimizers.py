@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimate.optimizers
 
-A net of four layers is trained on one teacher, then fine-tuned on another with `optax.chain(optimizer, mx.spd(1.0))`. At
-every step the exact criterion is evaluated beside the estimate, on the same state.
+A net of four layers is trained on one teacher, then fine-tuned on another with `optax.chain(optimizer, mx.spd(1.0))`.
+At every step the exact criterion is evaluated beside the estimate, on the same state.
 """
 
 import functools
