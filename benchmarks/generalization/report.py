@@ -12,7 +12,7 @@ def write(results: Path, success: Path, out: Path) -> None:
     records = statistics.read(results)
     points = statistics.read_success(success) if success.exists() else []
     text = report(records, points)
-    (out / "tables.md").write_text(text)
+    (out / "tables.md").write_text(f"# Tables of the study\n\n{text}")
     print(text)
     for path in figures.draw_all(records, out, points):
         print(path)
