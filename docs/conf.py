@@ -24,14 +24,13 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 
 myst_heading_anchors = 3
 default_role = "code"  # docstrings write `names` with single backticks
-nitpicky = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # Args says what they are
-napoleon_use_rtype = False
+napoleon_use_param = napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "maps_optax"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_copy_source = html_show_sourcelink = False
 
 # The front page is README.md, which says nothing of a site; its side bar is added here.
