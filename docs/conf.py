@@ -23,6 +23,7 @@ source_suffix = {".md": "markdown"}
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 
 myst_heading_anchors = 3
+highlight_language = "none"  # of blocks that name none
 default_role = "code"  # docstrings write `names` with single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # Args says what they are
