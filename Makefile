@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` runs the main job, `make test` passes the tests. Both set up .venv themselves.
+# `make demo` runs the main job, `make test` passes the tests, `make docs` builds the site. Each sets up .venv itself.
 PYTHON ?= python3
 # Processes that share the tests; each takes up to 4 GiB.
 JOBS ?= 2
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-.PHONY: demo test torture generations lint install clean
+.PHONY: demo test docs torture generations lint install clean
 
 # glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
 demo: export MALLOC_ARENA_MAX = 1
@@ -16,7 +16,7 @@ demo: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 
-test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint
+test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint docs
 	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
 		tests/octo_integration/clients/test_octo.py
@@ -33,10 +33,10 @@ torture: $(VENV)/installed
 GENERATIONS := 3.10-lowest 3.11-middle 3.12-newest 3.13-newest
 generations: $(GENERATIONS:%=.venv-core-%/passed)
 
-.venv-core-%/installed: constraints.txt constraints-lowest.txt constraints-middle.txt constraints-newest.txt
+.venv-core-%/installed: constraints/main.txt constraints/lowest.txt constraints/middle.txt constraints/newest.txt
 	python$(firstword $(subst -, ,$*)) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --upgrade pip
-	$(@D)/bin/python -m pip install -q -r constraints-$(lastword $(subst -, ,$*)).txt
+	$(@D)/bin/python -m pip install -q -r constraints/$(lastword $(subst -, ,$*)).txt
 	touch $@
 
 .venv-core-%/passed: .venv-core-%/installed FORCE
@@ -49,27 +49,31 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, from the guides and docstrings; a warning is an error. docs/_build/index.html is its front page.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . docs/_build
+
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints/main.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[vla,sim,dev]'
+	$(BIN)/python -m pip install -q -c constraints/main.txt -e '.[vla,sim,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.
-$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+$(LOWEST)/installed: pyproject.toml constraints/lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q --upgrade pip
-	$(LOWEST)/bin/python -m pip install -q -r constraints-lowest.txt
+	$(LOWEST)/bin/python -m pip install -q -r constraints/lowest.txt
 	touch $@
 
 # torch and transformers, whose models ours are compared with; apart, because nothing else needs them.
-$(PARITY)/installed: constraints-parity.txt
+$(PARITY)/installed: constraints/parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q --upgrade pip
-	$(PARITY)/bin/python -m pip install -q -r constraints-parity.txt
+	$(PARITY)/bin/python -m pip install -q -r constraints/parity.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(PARITY) .venv-core-* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build $(VENV) $(LOWEST) $(PARITY) .venv-core-* .pytest_cache .mypy_cache .ruff_cache

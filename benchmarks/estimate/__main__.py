@@ -136,7 +136,7 @@ def drift(layers: mx.LayerStack, params: Any, theta0: Any) -> dict[str, float]:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The table that the README quotes."""
+    """The table of this folder's README."""
     drifts = result["drift"]
     rows = ["| layer | Adam | MAPS, exact | MAPS, estimated |", "|---|---|---|---|"]
     rows += [

@@ -2,11 +2,25 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.methods import LONGER, ONE_TOWER, REGIMES, VARIANTS
 from benchmarks.generalization.statistics import Criterion, Point, Record
-from benchmarks.generalization.tables import BETTER, cell, interval, label, markdown, number, ordered, seen, sets_of
+from benchmarks.generalization.tables import (
+    BETTER,
+    cell,
+    chosen,
+    compared,
+    interval,
+    label,
+    markdown,
+    number,
+    ordered,
+    seen,
+    sets_of,
+)
 
 REGIME_GROUPS = tuple(dict.fromkeys(point.group for point in [*REGIMES, *LONGER]))
 
@@ -53,6 +67,37 @@ def schedules(records: Sequence[Record]) -> str:
     note = f"Test error, and its difference to Adam after as many steps on as much data. {BETTER.format('Adam')}."
     header = ["steps", "demos", "method", "runs", *sets, *(f"{n} − Adam" for n in sets if n != "ID")]
     return markdown(header, rows, note)
+
+
+def gaps(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
+    """What covered shifts cost beyond the error in distribution, which longer training lowers whatever the method."""
+    if "covered" not in sets_of(seen(records)):
+        return ""
+    points = [*chosen(records, compared(records), criterion).values(), *_group(records, "schedule-length")]
+    adams = {_first(p)["steps"]: p for p in points if schedule_of(_first(p)["method"]) == st.REFERENCE}
+    rows = []
+    for p in points:
+        steps = _first(p)["steps"]
+        adam = adams.get(steps, {})
+        runs = st.common(p, adam)
+        if runs:
+            own, change = _gap(p, runs), _gap(p, runs) - _gap(adam, runs)
+            errors = [number(e.value) if (e := st.mean(p, c, "test")) else "" for c in (st.ID, st.COVERED)]
+            paired = "" if p is adam else interval(st.estimate(change, len(runs)))
+            rows.append([label(p), str(steps), str(len(runs)), *errors, number(own[0]), paired])
+    note = (
+        "Mean test error under texture, light and color, which pretraining varied (covered), minus that in "
+        f"distribution, and its difference to Adam's after as many steps. {BETTER.format('Adam')}."
+    )
+    return markdown(["method", "steps", "runs", "ID", "covered", "gap", "gap − Adam's"], rows, note)
+
+
+def _first(p: Point) -> Record:
+    return next(iter(p.values()))
+
+
+def _gap(p: Point, runs: st.Runs) -> np.ndarray:
+    return st.draws(p, runs, st.COVERED, "test") - st.draws(p, runs, st.ID, "test")
 
 
 def linear_against_uniform(records: Sequence[Record]) -> str:

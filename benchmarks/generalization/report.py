@@ -12,7 +12,7 @@ def write(results: Path, success: Path, out: Path) -> None:
     records = statistics.read(results)
     points = statistics.read_success(success) if success.exists() else []
     text = report(records, points)
-    (out / "tables.md").write_text(text)
+    (out / "tables.md").write_text(f"# Tables of the study\n\n{text}")
     print(text)
     for path in figures.draw_all(records, out, points):
         print(path)
@@ -29,6 +29,7 @@ def report(records: Sequence[Record], success: Sequence[Record] = (), criterion:
         "Drift and what is forgotten": tables.drift(records, criterion),
         "Success": tables.success_rates(success),
         "Schedules, training length, demonstrations": questions.schedules(records),
+        "The gap between covered shifts and ID": questions.gaps(records, criterion),
         "Linear against uniform λ": questions.linear_against_uniform(records),
         "Variants of MAPS": questions.variants(records),
         "Boundaries of modules": questions.boundaries(records),

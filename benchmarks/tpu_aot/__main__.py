@@ -156,7 +156,7 @@ def _bytes(tree: Any) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The table of the top README, of the models, pods and batches that have all rows; sizes in GiB per chip."""
+    """The table of this folder's README, of the models, pods and batches that have all rows; sizes in GiB per chip."""
     head = ["model, pod (data x fsdp)", "params + moments", "θ0", "Adam", "MAPS", "θ0 in bf16", "θ0 on the host"]
     head += ["bytes accessed, MAPS / Adam", "collectives + those of MAPS"]
     lines = [head, ["---"] * len(head)]

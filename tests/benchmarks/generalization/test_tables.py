@@ -46,6 +46,15 @@ def test_the_paired_difference_to_adam(study):
     assert frozen["better in"].endswith("/5")
 
 
+def test_the_gap_is_covered_minus_id(study):
+    found = rows(questions.gaps(study))
+    adam, linear = found["Adam"], next(row for name, row in found.items() if name.startswith("MAPS, linear"))
+    for row in (adam, linear):  # rounded, each
+        assert float(row["gap"]) == pytest.approx(float(row["covered"]) - float(row["ID"]), abs=0.0011)
+    assert adam["gap − Adam's"] == "" and linear["gap − Adam's"].startswith("**−.0")
+    assert float(linear["gap"]) < float(adam["gap"])
+
+
 def test_numbers():
     assert tables.number(0.1049) == ".105"
     assert tables.number(-0.012) == "−.012"
@@ -128,7 +137,7 @@ def test_nothing_gives_no_table():
     for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.matched_id, tables.drift,
                   tables.success_rates, questions.schedules, questions.boundaries,
                   questions.linear_against_uniform, questions.variants, questions.one_tower, questions.adaptive,
-                  questions.lora):  # fmt: skip
+                  questions.lora, questions.gaps):  # fmt: skip
         assert table([]) == ""
 
 
