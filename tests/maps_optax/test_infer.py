@@ -61,10 +61,11 @@ def test_a_scan_over_rows_is_a_stack_whatever_is_cast_on_the_way() -> None:
         jax.checkpoint,
         lambda f: functools.partial(jax.lax.cond, True, f, lambda w, x: x),
         lambda f: lambda w, x: jax.lax.fori_loop(0, 2, lambda _, x: f(w, x), x),
+        lambda f: lambda w, x: jax.lax.while_loop(lambda x: x.sum() < w.sum(), lambda x: f(w, x), x),
         lambda f: lambda w, x: jax.lax.scan(lambda x, _: (f(w, x), None), x, jnp.arange(2))[0],
         lambda f: lambda w, x: jax.vmap(f, (None, 0))(w, x),
     ],
-    ids=["jit", "remat", "cond", "while", "scan over time", "vmap"],
+    ids=["jit", "remat", "cond", "fori", "while", "scan over time", "vmap"],
 )
 def test_programs_within_the_program_are_looked_into(wrap: Any) -> None:
     def apply(params: Any, x: Any) -> Any:
@@ -190,6 +191,23 @@ def test_a_carry_that_only_becomes_data_in_the_loop() -> None:
         return jax.lax.scan(step, (jnp.zeros_like(x), x), jnp.arange(3))[0][1]
 
     assert set(places(apply, {"early": {"w": W}, "late": {"w": W}}).values()) == {1, 2}
+
+
+def test_a_scan_with_constants_a_carry_rows_and_outputs_of_every_rank() -> None:
+    """Constants and rows are told apart by their shapes: a vector as a constant, a matrix whose rows are vectors."""
+
+    def apply(params: Any, x: Any) -> Any:
+        def step(carry: Any, row: Any) -> Any:
+            x, count = carry
+            x = jnp.tanh(x @ params["shared"]) * row["scale"] + row["gain"]
+            return (x, count + 1), (x, count)
+
+        (x, _), (seen, _) = jax.lax.scan(step, (x, 0), params["rows"])
+        return x + seen.sum(0) @ params["out"]
+
+    table = {"scale": jax.ShapeDtypeStruct((N, N), jnp.float32), "gain": jax.ShapeDtypeStruct((N,), jnp.float32)}
+    found = places(apply, {"shared": W, "rows": table, "out": W})
+    assert found == {"rows/gain": [1, 2, 3], "rows/scale": [1, 2, 3], "shared": 1, "out": 3}
 
 
 def test_lists_and_dotted_keys() -> None:
