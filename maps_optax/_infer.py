@@ -63,7 +63,7 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
       ...     return x @ params["head"]["w"]
       >>> w = {"w": jax.ShapeDtypeStruct((4, 4), jnp.float32)}
       >>> params = {"body": {f"block_{i}": w for i in range(12)}, "head": w}
-      >>> stack = mx.infer_layers(apply, params, jnp.zeros((1, 4)), free=["head/"])
+      >>> stack = mx.infer_layers(apply, params, jnp.zeros((1, 4)), free=["^head/"])
       >>> stack.modules
       {'body': {'^body/block_(\\\\d+)(?=/|$)': 'block'}}
     """
@@ -85,7 +85,8 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
 
     members = {path: [i for i in leaves if met[i] is not None] for path, leaves in alone.items()}
     members = {path: leaves for path, leaves in members.items() if leaves}
-    places: dict[int, tuple[str, _tree.Path]] = {i: ("free", ()) for i in unread}
+    places: dict[int, tuple[str, _tree.Path]] = {i: ("given", ()) for i in set(range(len(paths))).difference(kept)}
+    places.update((i, ("free", ())) for i in unread)
     places.update((i, ("first", path)) for path, leaves in members.items() for i in leaves)
     numbered: dict[_tree.Path, str] = {}
     for run in blocks:
@@ -102,7 +103,7 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
     for pattern, (place, name) in _patterns({paths[i]: place for i, place in places.items()}):
         if place == "free":
             unnamed.append(pattern)
-        elif place != "block":
+        elif place not in ("block", "given"):
             tables[name][pattern] = place
     return LayerStack({"/".join(name): table for name, table in tables.items()}, free=(*free, *unnamed))
 

@@ -95,14 +95,16 @@ def align(tree: Any, flat: Flat, what: str) -> list[Any]:
     extra = [
         p
         for p, leaf in found.items()
-        if p not in known
-        and not is_masked(leaf)
-        and not any(p[: len(m)] == m for m in flat.masked)
-        and leaf is not None
+        if p not in known and not is_masked(leaf) and not is_below(p, flat.masked) and leaf is not None
     ]
     if extra:
         raise ValueError(f"{what} has a leaf {_some(extra)}, which params have not; give it the same tree as params.")
     return [found[p] for p in flat.paths]
+
+
+def is_below(path: Path, places: Sequence[Path]) -> bool:
+    """Whether `path` is one of the places, or lies below one."""
+    return any(path[: len(place)] == place for place in places)
 
 
 def unflatten(flat: Flat, leaves: Sequence[Any]) -> Any:

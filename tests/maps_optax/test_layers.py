@@ -65,7 +65,7 @@ def test_the_first_match_wins() -> None:
 
 def test_free_wins_over_modules_and_leaves_the_depth_as_it_was() -> None:
     before = positions(tower(), params())
-    freed = positions(tower(free=[r"head/", r"v/block_(?:1|10)/", r"l/blocks/b", r"bridge/"]), params())
+    freed = positions(tower(free=[r"head/", r"^v/block_(?:1|10)/", r"^l/blocks/b", r".*bridge/"]), params())
     gone = {"v/block_1/w", "v/block_1/b", "v/block_10/w", "v/block_10/b", "l/blocks/b", "bridge/w"}
     assert {k for k, v in freed.items() if v is None} == gone | {"head/w"}
     assert {k: v for k, v in freed.items() if k not in gone} == {k: v for k, v in before.items() if k not in gone}
