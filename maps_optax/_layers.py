@@ -48,7 +48,7 @@ class _Mask(NamedTuple):
 
     Attributes:
       path: the place's.
-      whole: no pattern matches the path itself: a subtree was masked out whole.
+      whole: patterns match what lies below it rather than the path itself, so it is a subtree.
       free: it matches a free pattern.
       rank: how many rules were tried before the one that matches; what lies below may match those.
       module: of the rule that matches, or None.
@@ -157,11 +157,12 @@ class LayerStack:
         # Leaves masked out by an Optax wrapper still count for coverage and depth.
         shapes = [tuple(getattr(leaf, "shape", ())) for leaf in flat.leaves]
         for path, shape in [*zip(flat.paths, shapes), *((m, None) for m in flat.masked)]:
-            text = _text(path)
-            hits, rank, match = read(text)
-            whole = shape is None and not hits and match is None
-            if whole:
-                hits, rank, match = read(text + "/")
+            hits, rank, match = read(_text(path))
+            whole = False
+            if shape is None:  # a leaf or a subtree: as which it is read first
+                below = read(_text(path) + "/")
+                whole = below[1] < rank or not hits and match is None
+                hits, rank, match = below if whole else (hits, rank, match)
             used.update(hits)
             where = None
             if match is not None:
@@ -201,7 +202,7 @@ class LayerStack:
             )
         idle = [p for p in [*self.free, *(r.pattern for r in rules)] if p not in used and p not in self.optional]
         fault = self._hidden(rules, masks, blocks, present, idle)
-        idle = [p for p in idle if not any(_mentions(p, mask.path) for mask in masks)]
+        idle = [p for p in idle if not any(_may_match_below(p, mask.path) for mask in masks)]
         if fault is None and idle and (flat.paths or flat.masked):
             fault = f"rule {idle[0]!r} of the LayerStack matches no leaf; correct the pattern, or list it in optional=."
         return self._number(found, blocks, present, fault)
@@ -225,9 +226,8 @@ class LayerStack:
                 return f"every leaf that stacks the blocks of {mask.module!r} is masked out here, {_REMEDY}"
             for rule in rules[: mask.rank]:
                 new = rule.module in unseen
-                below = _mentions(rule.pattern, mask.path) and (
-                    new or mask.whole and rule.place in ("block", "stacked")
-                )
+                deeper = mask.whole and rule.place in ("block", "stacked")
+                below = (new or deeper) and _may_match_below(rule.pattern, mask.path)
                 if below or (new and mask.whole and not mask.free and rule.pattern in idle):
                     return f"{name!r} is masked out here, and may hold layers of {rule.module!r}, {_REMEDY}"
         return None
@@ -342,14 +342,15 @@ def _text(path: _tree.Path) -> str:
     return "/".join(path).replace(".", "/")
 
 
-def _mentions(pattern: str, path: _tree.Path) -> bool:
-    """Whether the pattern has the last key of the path before some slash, so that it may match what lies below."""
-    key = _text(path).split("/")[-1]
-    for part in pattern.replace("[^/]", ".").split("/")[:-1]:
-        try:
-            found = re.fullmatch(part.lstrip("^"), key)
-        except re.error:  # a part of a group
-            found = re.search(rf"\b{re.escape(key)}\b", part)
-        if found and key:
-            return True
-    return False
+def _may_match_below(pattern: str, path: _tree.Path) -> bool:
+    """Whether a match of the pattern may begin with the last keys of the path and end below it."""
+    keys = _text(path).split("/")
+    parts = pattern.lstrip("^").replace("[^/]", ".").split("/")[:-1]
+    try:
+        regexes = [re.compile(part) for part in parts]
+    except re.error:  # a group spans several keys
+        return any(re.search(rf"\b{re.escape(keys[-1])}\b", part) for part in parts)
+    if any(part.startswith(".*") for part in parts):  # which may stand for several keys
+        return any(regex.fullmatch(keys[-1]) for regex in regexes)
+    tails = range(1, min(len(keys), len(regexes)) + 1)
+    return any(all(regex.fullmatch(key) for regex, key in zip(regexes, keys[-n:])) for n in tails)

@@ -284,6 +284,80 @@ def test_a_tower_that_is_wholly_masked_out_hides_how_deep_it_is() -> None:
     np.testing.assert_allclose(state.inner_states["held"].inner_state[1].strength, [0.5, 0.5])
 
 
+def paligemma(count: int = 2) -> dict[str, Any]:
+    rows = jnp.ones((count, 3))
+    img = {"pos_embedding": jnp.ones(3), "Transformer": {"encoderblock": {"w": rows}}, "head": {"w": jnp.ones(3)}}
+    return {"img": img, "llm": {"embedder": {"w": jnp.ones(3)}, "layers": {"w": jnp.ones((4, 3))}}}
+
+
+def strengths_under(labels: Any, member: Any) -> dict[str, Any]:
+    """Path → λ that `member` holds leaves at, where all that is labelled "f" is frozen."""
+    tx = optax.multi_transform({"t": adam_and(member), "f": optax.set_to_zero()}, labels)
+    state = tx.init(paligemma()).inner_states["t"].inner_state[1]
+    return {key.split("/", 1)[1]: float(x) for key, x in mx.metrics(state, strength=True).items() if "strength/" in key}
+
+
+WHOLE = {"img/pos_embedding": 1.0, "img/Transformer/encoderblock/w[0]": 1.0, "img/Transformer/encoderblock/w[1]": 5 / 6}
+WHOLE.update({"img/head/w": 4 / 6, "llm/embedder/w": 0.5, **{f"llm/layers/w[{i}]": (3 - i) / 6 for i in range(4)}})
+TOWER = {"pos_embedding": "f", "Transformer": "t", "head": "f"}
+LABELS: dict[str, Any] = {
+    "none": "t",
+    "a leaf": {"img": {"pos_embedding": "f", "Transformer": "t", "head": "t"}, "llm": "t"},
+    "modules of one layer": {"img": TOWER, "llm": {"embedder": "f", "layers": "t"}},
+    "leaves in a subtree": {"img": {**TOWER, "head": {"w": "f"}}, "llm": {"embedder": {"w": "f"}, "layers": "t"}},
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_labels_of_subtrees_never_move_lambda(labels: str) -> None:
+    found = strengths_under(LABELS[labels], mx.maps(mx.presets.paligemma(), 1.0))
+    assert found == pytest.approx({key: WHOLE[key] for key in found}) and len(found) > 5
+
+
+@pytest.mark.parametrize("labels", [{"img": "f", "llm": "t"}, {"img": {**TOWER, "Transformer": "f"}, "llm": "t"}])
+def test_a_module_under_one_label_hides_how_deep_it_is(labels: Any) -> None:
+    """llm would get 1, 1, 2/3, 1/3, 0 for .5, .5, 1/3, 1/6, 0."""
+    layers = mx.presets.paligemma()
+    with pytest.raises(ValueError, match=r"'img.*' is masked out here, .* use mx.spd\(mx.strengths\(") as error:
+        strengths_under(labels, mx.maps(layers, 1.0))
+    assert "\n" not in str(error.value)
+    found = strengths_under(labels, mx.spd(mx.strengths(layers, paligemma(), 1.0)))
+    assert found == pytest.approx({key: WHOLE[key] for key in found}) and {k[:3] for k in found} == {"llm"}
+
+
+def test_patterns_of_what_is_masked_out_whole_are_not_idle() -> None:
+    stack = mx.LayerStack(
+        {"vision": {r"v/norm/scale": "last", r"v/": "first"}, "language": {r"l/": "first"}},
+        free=[r"head/", r"head/mlp/"],
+        tail=1,
+    )
+    one = jnp.ones(2)
+    params = {"v": {"norm": {"scale": one}, "w": one}, "l": one, "head": {"mlp": {"w": one}}}
+    part = {"v": optax.MaskedNode(), "l": {"w": one}, "head": optax.MaskedNode()}
+    assert mx.strengths(stack, part, 1.0)["l"]["w"] == 0.5
+    with pytest.raises(ValueError, match="rule 'head/mlp/' of the LayerStack matches no leaf"):
+        mx.strengths(stack, {**params, "l": {"w": one}, "head": {"w": one}}, 1.0)
+    with pytest.raises(ValueError, match="rule 'v/norm/scale' of the LayerStack matches no leaf"):
+        mx.strengths(stack, {"v": {"w": one}, "l": {"w": one}, "head": {"mlp": optax.MaskedNode()}}, 1.0)
+
+
+@pytest.mark.parametrize("form", ["tree", "callable"])
+@pytest.mark.parametrize("labels", [{"a": "t", "b": "f"}, {"a": "t", "b": {"c": "f", "d": "f"}}])
+def test_given_positions_count_where_they_are_masked_out(form: str, labels: Any) -> None:
+    """The last layer is frozen: the stack still has five."""
+    given = {"a": np.array([1, 2, 3]), "b": {"c": 5, "d": None}}
+    member = mx.maps(given if form == "tree" else lambda params: given, 1.0)
+    tx = optax.multi_transform({"t": adam_and(member), "f": optax.set_to_zero()}, labels)
+    np.testing.assert_allclose(tx.init(start()).inner_states["t"].inner_state[1].strength, [1.0, 0.75, 0.5])
+
+
+def test_positions_made_of_what_a_mask_leaves_do_not_tell_the_depth() -> None:
+    made = mx.maps(lambda params: jax.tree_util.tree_map(lambda x: 1 + (x.ndim == 1), params), 1.0)
+    tx = optax.masked(adam_and(made), {"a": True, "b": False})
+    with pytest.raises(ValueError, match=r"'b' is masked out here, and layers \(the positions\) say nothing of it"):
+        tx.init(start())
+
+
 def is_spd(node: Any) -> bool:
     return isinstance(node, mx.SPDState)
 
