@@ -186,6 +186,8 @@ def _product(
 
         layers, sums = [], []
         for pair, h in zip(chosen, held):
+            for what, tree, i in (("updates", steps, pair.a), ("updates", steps, pair.b), ("grad", grads, pair.b)):
+                _tree.check_shape(tree[i], flat.leaves[i], flat.paths[i], f"{_WHO}: {what}", _tree.AS_GRADIENTS)
             given = (flat.leaves[pair.a], flat.leaves[pair.b], steps[pair.a], steps[pair.b], grads[pair.b])
             dtype = jnp.result_type(jnp.float32, *(x.dtype for x in given))
             a, b, u, v, g = (x.astype(dtype) for x in given)

@@ -203,9 +203,9 @@ def selective_projection(
         layers = []
         for a in anchored:
             theta0 = anchors[a.leaf] if anchor_memory_kind is None else _anchor.on_device(anchors[a.leaf])
-            _check_shape("updates", steps[a.leaf], flat.paths[a.leaf], theta0, who)
+            _tree.check_shape(steps[a.leaf], theta0, flat.paths[a.leaf], f"{who}: updates", _tree.AS_GRADIENTS)
             if grad is not None:
-                _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
+                _tree.check_shape(grads[a.leaf], theta0, flat.paths[a.leaf], f"{who}: grad", _tree.AS_GRADIENTS)
             layers.append(_sums.widen(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
         exact = grad is not None
         count = optax.safe_int32_increment(state.count)
@@ -352,14 +352,6 @@ def project(layer: _sums.Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters. It is rounded as θ is.
     displaced = theta + u if theta0 is None else (theta + u) - theta0
     return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)
-
-
-def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str) -> None:
-    if np.shape(given) != np.shape(theta0):
-        raise ValueError(
-            f"{who}: {what} of leaf {_tree.name(path)!r} has shape {np.shape(given)}, but the leaf has "
-            f"{np.shape(theta0)}; give what jax.grad gives for params."
-        )
 
 
 def _check_layout(

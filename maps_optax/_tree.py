@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 Path = tuple[str, ...]
 
+# The remedy where updates or gradients have other shapes than their parameters.
+AS_GRADIENTS = "give what jax.grad gives for params"
 _BOXES = frozenset({"Variable", "VariableState", "AxisMetadata"})
 
 
@@ -100,6 +103,18 @@ def align(tree: Any, flat: Flat, what: str) -> list[Any]:
     if extra:
         raise ValueError(f"{what} has a leaf {_some(extra)}, which params have not; give it the same tree as params.")
     return [found[p] for p in flat.paths]
+
+
+def check_shape(given: Any, wanted: Any, path: Path, what: str, remedy: str) -> None:
+    """Refuses what would be broadcast to the leaf at `path`.
+
+    Raises:
+      ValueError: the two shapes differ.
+    """
+    if np.shape(given) != np.shape(wanted):
+        raise ValueError(
+            f"{what} of leaf {name(path)!r} has shape {np.shape(given)}, but the leaf has {np.shape(wanted)}; {remedy}."
+        )
 
 
 def is_below(path: Path, places: Sequence[Path]) -> bool:
