@@ -88,6 +88,7 @@ class LayerStack:
       free: patterns of leaves that stay free (heads, adapters, projectors trained from scratch).
       optional: the patterns, of either kind, that may match no leaf, because only some variants of a model have them.
       tail: phantom layers counted behind the last one, which keep λ from reaching 0.
+      guesses: path of a leaf → why its place is a guess, where `infer_layers` made the stack; `describe` shows them.
 
     Raises:
       ValueError: at construction, a malformed pattern or unknown place; when resolved, by name, a leaf that no pattern
@@ -112,6 +113,7 @@ class LayerStack:
     free: Sequence[str] = ()
     optional: Sequence[str] = ()
     tail: int = 0
+    guesses: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for module, rules in self.modules.items():

@@ -1,5 +1,6 @@
 """One matrix: every exported transformation within Optax's wrappers, containers and program transformations."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -506,6 +507,16 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
 
         return Params(a=a, c=c), lambda t: [t.a, t.c]
 
+    def qkv() -> Any:
+        struct = pytest.importorskip("flax.struct")
+
+        @struct.dataclass
+        class Attention:
+            query: Any
+            value: Any
+
+        return Attention(query=a, value=c), lambda t: [t.query, t.value]
+
     def nnx_state() -> Any:
         nnx = pytest.importorskip("flax.nnx")
         return nnx.State({"a": nnx.Param(a), "c": nnx.Param(c)}), jax.tree_util.tree_leaves
@@ -516,6 +527,7 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
         "tuple": lambda: ((a, c), list),
         "FrozenDict": frozen,
         "dataclass": dataclass,
+        "dataclass of query and value": qkv,
         "nnx.State": nnx_state,
     }
 
@@ -524,7 +536,9 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
 @pytest.mark.parametrize("method", ["spd", "maps"])
 def test_every_container(kind: str, method: str) -> None:
     params, leaves = containers()[kind]()
-    keys = ("0", "1") if kind in ("list", "tuple") else ("a", "c")
+    keys = {"list": ("0", "1"), "tuple": ("0", "1"), "dataclass of query and value": ("query", "value")}.get(
+        kind, ("a", "c")
+    )
     stack = mx.LayerStack({"first": {rf"{keys[0]}$": "stacked"}, "second": {rf"{keys[1]}$": "first"}})
     member = mx.spd(1.0) if method == "spd" else mx.maps(stack, 2.0)
     tx = adam_and(member)
@@ -532,14 +546,60 @@ def test_every_container(kind: str, method: str) -> None:
     assert jax.tree_util.tree_structure(held) == jax.tree_util.tree_structure(params)
     plain, _ = train(optax.adam(0.1), params)
     assert abs(leaves(held)[0] - leaves(params)[0]).sum() < 0.97 * abs(leaves(plain)[0] - leaves(params)[0]).sum()
-    expected = {"a", "c"} if method == "spd" else {"a[0]", "a[1]", "a[2]"}
-    names = {
-        k.replace("0", "a", 1) if k[0] == "0" else k.replace("1", "c", 1) if k[0] == "1" else k
-        for k in (m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/"))
-    }
-    assert names == expected
+    expected = set(keys) if method == "spd" else {f"{keys[0]}[{i}]" for i in range(3)}
+    assert {m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/")} == expected
     detached = mx.detach_anchor(state)
     close(mx.attach_anchor(detached, params)[1].anchor, state[1].anchor, atol=0)
+
+
+@dataclasses.dataclass
+class Attention:
+    query: Any
+    key: Any
+    value: Any
+
+
+@dataclasses.dataclass
+class Bias:
+    value: Any
+
+
+for kind in (Attention, Bias):
+    fields = [field.name for field in dataclasses.fields(kind)]
+    jax.tree_util.register_pytree_with_keys(
+        kind,
+        lambda node, fields=fields: ([(jax.tree_util.GetAttrKey(f), getattr(node, f)) for f in fields], None),
+        lambda _, children, kind=kind: kind(*children),
+    )
+
+
+def test_a_field_that_is_called_value_keeps_its_name() -> None:
+    """query, key, value: only a box that flax puts around an array has a key that no user wrote."""
+    one = jnp.ones(2)
+    params = {"attention": Attention(one, one, one), "bias": Bias(one)}
+    assert [s.path for s in mx.slices(lambda p: jax.tree_util.tree_map(lambda _: 1, p), params)] == [
+        *(f"attention/{name}" for name in ("query", "key", "value")),
+        "bias/value",
+    ]
+    stack = mx.LayerStack({"first": {r"value$": "first"}, "second": {r"attention/": "first"}})
+    lambdas = mx.strengths(stack, params, 1.0)
+    assert (lambdas["attention"].value, lambdas["attention"].query, lambdas["bias"].value) == (1.0, 0.0, 1.0)
+
+
+def test_the_boxes_of_flax_do_not_show_in_paths() -> None:
+    nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
+
+    class Lora(nnx.Variable):
+        pass
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.value, self.adapter = nnx.Param(jnp.ones(2)), Lora(jnp.ones(2))
+            self.linear = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    params = {"nnx": nnx.state(Model()), "linen": linen.Partitioned(jnp.ones(2), names=("x",))}
+    found = {s.path for s in mx.slices(lambda p: jax.tree_util.tree_map(lambda _: 1, p), params)}
+    assert found == {"linen", "nnx/value", "nnx/adapter", "nnx/linear/bias", "nnx/linear/kernel"}
 
 
 def test_flax_train_state() -> None:
