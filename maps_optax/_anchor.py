@@ -137,11 +137,7 @@ def init(
     leaves: list[Any] = [optax.MaskedNode()] * len(flat.leaves)
     for i in keep:
         leaf, source = flat.leaves[i], sources[i]
-        if tuple(np.shape(source)) != tuple(leaf.shape):
-            raise ValueError(
-                f"{who}: anchor of leaf {_tree.name(flat.paths[i])!r} has shape {np.shape(source)}, but the leaf has "
-                f"{tuple(leaf.shape)}; give θ0 of this model."
-            )
+        _tree.check_shape(source, leaf, flat.paths[i], f"{who}: anchor", "give θ0 of this model")
         if str(jnp.dtype(dtype or leaf.dtype)) not in DTYPES:
             raise ValueError(
                 f"{who}: the anchor of leaf {_tree.name(flat.paths[i])!r} has dtype {dtype}; use {', '.join(DTYPES)}."

@@ -59,6 +59,11 @@ def l2_sp(
         anchors = _tree.align(state.anchor, flat, f"{who}: the state's anchor")
         for a in _strength.plan(strength, flat, params, who):
             g, theta, theta0 = grads[a.leaf], flat.leaves[a.leaf], anchors[a.leaf]
+            _tree.check_shape(g, theta, flat.paths[a.leaf], f"{who}: updates", _tree.AS_GRADIENTS)
+            if _tree.is_masked(theta0):
+                path = _tree.name(flat.paths[a.leaf])
+                raise ValueError(f"{who}: leaf {path!r} was free at init and is not now; call init again.")
+            _tree.check_shape(theta0, theta, flat.paths[a.leaf], f"{who}: the state's anchor", "call init again")
             dtype = jnp.promote_types(jnp.promote_types(theta.dtype, g.dtype), jnp.float32)
             lam = _broadcast(_strength.now(a).astype(dtype)[... if a.layers else 0], theta.ndim)
             grads[a.leaf] = (g.astype(dtype) + lam * (theta.astype(dtype) - theta0.astype(dtype))).astype(g.dtype)
@@ -72,7 +77,8 @@ def interpolate(pretrained: Any, params: Any, alpha: Union[float, Any]) -> Any:
 
     .. math:: \theta_\alpha = (1 - \alpha)\,\theta_0 + \alpha\,\theta
 
-    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.)
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.) The ends are exact, to the bit. What has no
+    values in between (integers, bools, PRNG keys) is taken from the nearer end, from θ where α = ½.
 
     Args:
       pretrained: θ0, a tree that has every leaf of params.
@@ -84,7 +90,8 @@ def interpolate(pretrained: Any, params: Any, alpha: Union[float, Any]) -> Any:
       A tree like params, in the dtypes of params; computed in float32 at least.
 
     Raises:
-      ValueError: trees or shapes do not match, or a vector has the wrong length.
+      ValueError: trees, shapes or kinds of leaves do not match, a vector has the wrong length, or a leaf that is to be
+        interpolated is no array.
 
     Examples:
       >>> import jax.numpy as jnp, maps_optax as mx
@@ -102,21 +109,38 @@ def interpolate(pretrained: Any, params: Any, alpha: Union[float, Any]) -> Any:
         if a is None:
             leaves.append(end)
             continue
-        if np.shape(start) != np.shape(end):
-            raise ValueError(
-                f"interpolate: leaf {_tree.name(path)!r} has shape {np.shape(start)} in pretrained and "
-                f"{np.shape(end)} in params; give two checkpoints of one model."
-            )
+        _tree.check_shape(start, end, path, "interpolate: pretrained", "give two checkpoints of one model")
         if np.ndim(a) > 1 or (np.ndim(a) == 1 and np.shape(a) != np.shape(end)[:1]):
             raise ValueError(
                 f"interpolate: alpha of leaf {_tree.name(path)!r} has shape {np.shape(a)}, but the leaf has "
                 f"{np.shape(end)}; give a number, or a vector with one entry per slice of axis 0."
             )
-        dtype = jnp.promote_types(end.dtype, jnp.float32)
-        weight = _broadcast(jnp.asarray(a, dtype), np.ndim(end))
-        first, last = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
-        leaves.append(((1 - weight) * first + weight * last).astype(end.dtype))
+        for side in (start, end):
+            if not hasattr(side, "dtype"):
+                raise ValueError(
+                    f"interpolate: leaf {_tree.name(path)!r} is a {type(side).__name__}, not an array; make it one "
+                    "with jnp.asarray, or give it alpha = None."
+                )
+        leaves.append(_between(start, end, a, path))
     return _tree.unflatten(flat, leaves)
+
+
+def _between(start: Any, end: Any, alpha: Any, path: _tree.Path) -> Any:
+    """(1 − α) start + α end, in the dtype of `end`."""
+    if jnp.issubdtype(start.dtype, jnp.inexact) and jnp.issubdtype(end.dtype, jnp.inexact):
+        dtype = jnp.float32 if end.dtype.itemsize == 1 else jnp.promote_types(end.dtype, jnp.float32)
+        weight = _broadcast(jnp.asarray(alpha, dtype), np.ndim(end))
+        first, last = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
+        mixed = (1 - weight) * first + weight * last
+        # 0 · inf is NaN, and −0 + 0 is 0.
+        return jnp.where(weight == 0, first, jnp.where(weight == 1, last, mixed)).astype(end.dtype)
+    if start.dtype != end.dtype:
+        raise ValueError(
+            f"interpolate: leaf {_tree.name(path)!r} has dtype {start.dtype} in pretrained and {end.dtype} in params; "
+            "give two checkpoints of one model, or alpha = None for it."
+        )
+    nearer = _broadcast(jnp.asarray(alpha, jnp.float32), np.ndim(end)) >= 0.5
+    return jnp.where(jnp.broadcast_to(nearer, np.shape(end)), end, start)
 
 
 def _broadcast(x: Any, ndim: int) -> Any:

@@ -80,13 +80,13 @@ class _Trace:
     def _equation(self, equation: Any, operands: list[_Flow]) -> list[_Flow]:
         name, settings = equation.primitive.name, equation.params
         if name == "scan":
-            return self._scan(settings, operands)
+            return self._scan(equation, operands)
         if name == "while":
-            consts = settings["cond_nconsts"], settings["body_nconsts"]
-            body, carry = operands[consts[0] : sum(consts)], operands[sum(consts) :]
-            return self._loop(settings["body_jaxpr"].jaxpr, body, carry, [])
+            # Operands are the condition's constants, the body's and the carry.
+            body, split = _open(settings["body_jaxpr"]), len(operands) - len(equation.outvars)
+            return self._loop(body, operands[len(operands) - len(body.invars) : split], operands[split:], [])
         if name == "cond":
-            branches = [self.run(branch.jaxpr, operands[1:]) for branch in settings["branches"]]
+            branches = [self.run(_open(branch), operands[1:]) for branch in settings["branches"]]
             return [_join(outs) for outs in zip(*branches)]
         # Calls, remat and custom derivatives: one inner program with the same operands, whatever its setting is called.
         for inner in _programs(settings):
@@ -94,15 +94,21 @@ class _Trace:
                 return self.run(inner, operands)
         return [self._meet(operands, name)] * len(equation.outvars)
 
-    def _scan(self, settings: Any, operands: list[_Flow]) -> list[_Flow]:
-        consts, carries = settings["num_consts"], settings["num_carry"]
-        rows = operands[consts + carries :]
+    def _scan(self, equation: Any, operands: list[_Flow]) -> list[_Flow]:
+        """Operands are constants, the carry and what is taken row by row; which is which, the shapes tell.
+
+        The names of an equation's settings change from one JAX to the next; inside, rows lack their first axis, and so
+        do the outputs that are no carry.
+        """
+        (body,) = _programs(equation.params)
+        carries = sum(_same_rank(*pair) for pair in zip(equation.outvars, body.outvars))
+        whole = sum(_same_rank(*pair) for pair in zip(equation.invars, body.invars))
+        rows = operands[whole:]
         for flow in rows:
             if flow.row is not None:
-                self.stacked.setdefault(flow.row, (self.count, bool(settings["reverse"])))
+                self.stacked.setdefault(flow.row, (self.count, bool(equation.params["reverse"])))
         rows = [flow._replace(row=None) for flow in rows]
-        carry = operands[consts : consts + carries]
-        return self._loop(settings["jaxpr"].jaxpr, operands[:consts], carry, rows)
+        return self._loop(body, operands[: whole - carries], operands[whole - carries : whole], rows)
 
     def _loop(self, body: Any, consts: list[_Flow], carry: list[_Flow], rows: list[_Flow]) -> list[_Flow]:
         """A loop's body, once; a carry that becomes data in some iteration counts as data from the first on."""
@@ -138,11 +144,20 @@ def _join(flows: Sequence[_Flow]) -> _Flow:
 
 
 def _programs(settings: Any) -> Iterator[Any]:
-    """The inner programs among the settings of an equation; a closed one has its constants bound already."""
+    """The inner programs among the settings of an equation."""
     for value in settings.values():
-        inner = getattr(value, "jaxpr", value)
+        inner = _open(value)
         if hasattr(inner, "eqns"):
             yield inner
+
+
+def _open(program: Any) -> Any:
+    """The program itself of one that is closed, which has its constants bound already."""
+    return getattr(program, "jaxpr", program)
+
+
+def _same_rank(outside: Any, inside: Any) -> bool:
+    return len(outside.aval.shape) == len(inside.aval.shape)
 
 
 def _bits(mask: int) -> Iterator[int]:

@@ -36,6 +36,10 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
     flow; of branches, such as two towers, the one that is traced first comes first. A tied parameter stands where it
     is first used.
 
+    A place that the data flow does not settle is a guess: of all leaves beside blocks, such as the whole upward half of
+    a U-Net whose downward half has the blocks, and of parts that are one layer for want of blocks. `guesses` of the
+    stack says which and why, and so does the table of `mx.describe`.
+
     What tracing cannot know: which leaves have pretrained values. Name the others in `free`.
 
     Args:
@@ -63,7 +67,7 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
       ...     return x @ params["head"]["w"]
       >>> w = {"w": jax.ShapeDtypeStruct((4, 4), jnp.float32)}
       >>> params = {"body": {f"block_{i}": w for i in range(12)}, "head": w}
-      >>> stack = mx.infer_layers(apply, params, jnp.zeros((1, 4)), free=["head/"])
+      >>> stack = mx.infer_layers(apply, params, jnp.zeros((1, 4)), free=["^head/"])
       >>> stack.modules
       {'body': {'^body/block_(\\\\d+)(?=/|$)': 'block'}}
     """
@@ -85,15 +89,25 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
 
     members = {path: [i for i in leaves if met[i] is not None] for path, leaves in alone.items()}
     members = {path: leaves for path, leaves in members.items() if leaves}
-    places: dict[int, tuple[str, _tree.Path]] = {i: ("free", ()) for i in unread}
+    places: dict[int, tuple[str, _tree.Path]] = {i: ("given", ()) for i in set(range(len(paths))).difference(kept)}
+    places.update((i, ("free", ())) for i in unread)
     places.update((i, ("first", path)) for path, leaves in members.items() for i in leaves)
+    guesses = {
+        flat.paths[i]: f"one layer with the rest of {'/'.join(path)!r}, which has no blocks"
+        for path, leaves in members.items()
+        if len(leaves) > 1
+        for i in leaves
+    }
     numbered: dict[_tree.Path, str] = {}
     for run in blocks:
         name = _name(run, blocks, paths)
         members[name] = [*run.leaves, *owned[run]]
         places.update((i, ("block" if run.stems else "stacked", name)) for i in run.leaves)
-        read = [i for i in owned[run] if _flows([i], run.leaves, met)]
-        places.update((i, ("first" if i in read else "last", name)) for i in owned[run])
+        for i in owned[run]:
+            read = _flows([i], run.leaves, met)
+            places[i] = ("first" if read else "last", name)
+            where = f"in the {places[i][0]} layer of {'/'.join(name)!r}"
+            guesses[flat.paths[i]] = f"{where}: beside its blocks, {'' if read else 'not '}read by them"
         if run.stems:
             numbered[name] = _number_pattern(run)
 
@@ -102,9 +116,10 @@ def infer_layers(apply_fn: Callable[..., Any], params: Any, *inputs: Any, free: 
     for pattern, (place, name) in _patterns({paths[i]: place for i, place in places.items()}):
         if place == "free":
             unnamed.append(pattern)
-        elif place != "block":
+        elif place not in ("block", "given"):
             tables[name][pattern] = place
-    return LayerStack({"/".join(name): table for name, table in tables.items()}, free=(*free, *unnamed))
+    modules = {"/".join(name): table for name, table in tables.items()}
+    return LayerStack(modules, (*free, *unnamed), guesses={_tree.name(path): why for path, why in guesses.items()})
 
 
 def _blocks(paths: list[_tree.Path], met: list[Optional[_flow.Meeting]], kept: list[int]) -> list[_Blocks]:

@@ -78,6 +78,8 @@ def describe(
 ) -> str:
     """The table a person reads before a run: module, layer, tensors, parameters and λ, and what θ0 will cost.
 
+    Of a stack that `infer_layers` proposed it also says which places are guesses, and why.
+
     Args:
       layers: as in `maps`.
       params: parameters or `jax.ShapeDtypeStruct`s.
@@ -122,6 +124,12 @@ def describe(
         f"anchored: {sum(numbers)} parameters in {len(kept)} of {len(flat.leaves)} leaves, {_bytes(bytes_)} of θ0; "
         f"free: {total - sum(numbers)} parameters"
     )
+    guesses = layers.guesses if isinstance(layers, _layers.LayerStack) else {}
+    sizes = {"/".join(path): math.prod(leaf.shape) for path, leaf in zip(flat.paths, flat.leaves)}
+    for why in dict.fromkeys(guesses.values()):
+        paths = [(path,) for path, reason in guesses.items() if reason == why]
+        share = sum(sizes.get(path, 0) for (path,) in paths) / max(total, 1)
+        lines.append(f"guessed: {_tree._some(paths)} ({share:.0%} of the parameters): {why}")
     return "\n".join(lines)
 
 

@@ -191,6 +191,8 @@ def _product(
         member = _callers.is_member()
         layers, sums, eps = [], [], []
         for pair, h in zip(chosen, held):
+            for what, tree, i in (("updates", steps, pair.a), ("updates", steps, pair.b), ("grad", grads, pair.b)):
+                _tree.check_shape(tree[i], flat.leaves[i], flat.paths[i], f"{_WHO}: {what}", _tree.AS_GRADIENTS)
             if member:
                 _spd.check_is_step(steps[pair.b], grads[pair.b], flat.paths[pair.b], _WHO)
             given = (flat.leaves[pair.a], flat.leaves[pair.b], steps[pair.a], steps[pair.b], grads[pair.b])

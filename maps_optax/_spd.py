@@ -226,9 +226,9 @@ def selective_projection(
         layers = []
         for a in anchored:
             theta0 = anchors[a.leaf] if anchor_memory_kind is None else _anchor.on_device(anchors[a.leaf])
-            _check_shape("updates", steps[a.leaf], flat.paths[a.leaf], theta0, who)
+            _tree.check_shape(steps[a.leaf], theta0, flat.paths[a.leaf], f"{who}: updates", _tree.AS_GRADIENTS)
             if grad is not None:
-                _check_shape("grad", grads[a.leaf], flat.paths[a.leaf], theta0, who)
+                _tree.check_shape(grads[a.leaf], theta0, flat.paths[a.leaf], f"{who}: grad", _tree.AS_GRADIENTS)
                 if member:
                     check_is_step(steps[a.leaf], grads[a.leaf], flat.paths[a.leaf], who)
             layers.append(_sums.widen(a, flat.leaves[a.leaf], theta0, steps[a.leaf], grads[a.leaf], norm))
@@ -301,14 +301,6 @@ def _starts_free(a: _strength.Anchored) -> np.ndarray:
     """Which of a leaf's layers are known to have λ = 0 at the start, (layers,)."""
     known = np.atleast_1d(a.strength) if isinstance(a.strength, np.ndarray) else np.ones(a.layers or 1)
     return known == 0
-
-
-def _check_shape(what: str, given: Any, path: _tree.Path, theta0: Any, who: str) -> None:
-    if np.shape(given) != np.shape(theta0):
-        raise ValueError(
-            f"{who}: {what} of leaf {_tree.name(path)!r} has shape {np.shape(given)}, but the leaf has "
-            f"{np.shape(theta0)}; give what jax.grad gives for params."
-        )
 
 
 def check_is_step(u: Any, g: Any, path: _tree.Path, who: str) -> None:

@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 Path = tuple[str, ...]
+
+# The remedy where updates or gradients have other shapes than their parameters.
+AS_GRADIENTS = "give what jax.grad gives for params"
+_BOXES = frozenset({"Variable", "VariableState", "AxisMetadata"})
 
 
 class Flat(NamedTuple):
@@ -34,8 +39,7 @@ def flatten(tree: Any) -> Flat:
       ValueError: two places have the same path, as keys 1 and "1" do, so that no other tree could be aligned.
     """
     paths, leaves, masked, seen = [], [], [], set()
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_place)[0]:
-        path = _path(keys)
+    for path, leaf in places(tree):
         if path in seen:
             raise ValueError(f"the tree has two leaves {name(path)!r}; rename the key of one.")
         seen.add(path)
@@ -47,6 +51,23 @@ def flatten(tree: Any) -> Flat:
             paths.append(path)
             leaves.append(leaf)
     return Flat(paths, leaves, jax.tree_util.tree_structure(tree), masked)
+
+
+def places(tree: Any) -> list[tuple[Path, Any]]:
+    """Every leaf of `tree` with its path in flattening order; `None` and `MaskedNode` count as leaves."""
+    found: list[tuple[Path, Any]] = []
+    for keys, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: _is_place(x) or _is_box(x))[0]:
+        path = tuple(map(_key, keys))
+        if not _is_box(node):
+            found.append((path, node))
+            continue
+        for inner, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x, node=node: x is not node)[0]:
+            if child is node:  # of a flax in which a Variable is a leaf
+                found.append((path, node))
+            else:  # the attribute that holds the array is a key that no user wrote
+                held = () if _key(inner[0]) in ("value", "raw_value") else (_key(inner[0]),)
+                found += [((*path, *held, *below), leaf) for below, leaf in places(child)]
+    return found
 
 
 def name(path: Path) -> str:
@@ -63,10 +84,10 @@ def align(tree: Any, flat: Flat, what: str) -> list[Any]:
     Raises:
       ValueError: a leaf on one side has no partner on the other, or two.
     """
-    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_place)[0]
-    found = {_path(keys): leaf for keys, leaf in pairs}
+    pairs = places(tree)
+    found = dict(pairs)
     if len(found) < len(pairs):
-        paths = [_path(keys) for keys, _ in pairs]
+        paths = [path for path, _ in pairs]
         twice = [p for p in flat.paths if paths.count(p) > 1]
         if twice:
             raise ValueError(f"{what} has two leaves {_some(twice)}; rename the key of one.")
@@ -77,14 +98,28 @@ def align(tree: Any, flat: Flat, what: str) -> list[Any]:
     extra = [
         p
         for p, leaf in found.items()
-        if p not in known
-        and not is_masked(leaf)
-        and not any(p[: len(m)] == m for m in flat.masked)
-        and leaf is not None
+        if p not in known and not is_masked(leaf) and not is_below(p, flat.masked) and leaf is not None
     ]
     if extra:
         raise ValueError(f"{what} has a leaf {_some(extra)}, which params have not; give it the same tree as params.")
     return [found[p] for p in flat.paths]
+
+
+def check_shape(given: Any, wanted: Any, path: Path, what: str, remedy: str) -> None:
+    """Refuses what would be broadcast to the leaf at `path`.
+
+    Raises:
+      ValueError: the two shapes differ.
+    """
+    if np.shape(given) != np.shape(wanted):
+        raise ValueError(
+            f"{what} of leaf {name(path)!r} has shape {np.shape(given)}, but the leaf has {np.shape(wanted)}; {remedy}."
+        )
+
+
+def is_below(path: Path, places: Sequence[Path]) -> bool:
+    """Whether `path` is one of the places, or lies below one."""
+    return any(path[: len(place)] == place for place in places)
 
 
 def unflatten(flat: Flat, leaves: Sequence[Any]) -> Any:
@@ -121,12 +156,12 @@ def _is_place(node: object) -> bool:
     return node is None or is_masked(node)
 
 
-def _path(keys: Sequence[Any]) -> Path:
-    names = [_key(k) for k in keys]
-    # An `nnx.State` ends each path with the attribute that holds the array, which no user wrote.
-    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and names[-1] in ("value", "raw_value"):
-        names.pop()
-    return tuple(names)
+def _is_box(node: object) -> bool:
+    """Whether `node` is flax's box around one array: a Variable of nnx, its state, or linen's partitioning metadata.
+
+    Told by the names of its classes, since flax need not be here.
+    """
+    return any(c.__name__ in _BOXES and c.__module__.split(".")[0] == "flax" for c in type(node).__mro__)
 
 
 def _key(key: Any) -> str:

@@ -5,8 +5,8 @@ from maps_optax._layers import LayerStack
 _IMG = r"PaliGemma/img/"
 _LLM = r"PaliGemma/llm/"
 _FREE = (
-    r"PaliGemma/llm/(?:.*/)?\w+_1(?:/|$)",  # the action expert; SigLIP's LayerNorm_1 and Dense_1 are not under llm
-    r"(?:\w+_)?lora_[ab]$",
+    r".*\bPaliGemma/llm/(?:.*/)?\w+_1(?:/|$)",  # the action expert; SigLIP's LayerNorm_1 and Dense_1 are not under llm
+    r".*\b(?:\w+_)?lora_[ab]$",
     r"(?:state_proj|action_in_proj|action_out_proj|(?:action_)?time_mlp_(?:in|out))/",
 )
 _LANGUAGE = {

@@ -24,7 +24,7 @@ _MODULES = {
         r"(?:language_model/)?lm_head/": "last",
     },
 }
-_LORA = r"(?:\w+_)?lora_"
+_LORA = r".*\b(?:\w+_)?lora_"
 
 
 def paligemma() -> LayerStack:

@@ -3,6 +3,7 @@
 from maps_optax._layers import LayerStack
 
 _HEADS = (r"action_head/", r"proprio_projector/", r".*action_queries")
+_LORA = r".*\blora_"
 
 
 def prismatic(variant: str = "paper") -> LayerStack:
@@ -48,10 +49,10 @@ def prismatic(variant: str = "paper") -> LayerStack:
                     r"language_model/(?:model/norm|lm_head)/": "last",
                 },
             },
-            free=(*_HEADS, r"lora_"),
+            free=(*_HEADS, _LORA),
             optional=(
                 *_HEADS,
-                r"lora_",
+                _LORA,
                 r"featurizer/norm/",
                 r"featurizer/",
                 r"fused_featurizer/(?:norm|attn_pool)/",

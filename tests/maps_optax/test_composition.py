@@ -1,5 +1,6 @@
 """One matrix: every exported transformation within Optax's wrappers, containers and program transformations."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -284,6 +285,80 @@ def test_a_tower_that_is_wholly_masked_out_hides_how_deep_it_is() -> None:
     np.testing.assert_allclose(state.inner_states["held"].inner_state[1].strength, [0.5, 0.5])
 
 
+def paligemma(count: int = 2) -> dict[str, Any]:
+    rows = jnp.ones((count, 3))
+    img = {"pos_embedding": jnp.ones(3), "Transformer": {"encoderblock": {"w": rows}}, "head": {"w": jnp.ones(3)}}
+    return {"img": img, "llm": {"embedder": {"w": jnp.ones(3)}, "layers": {"w": jnp.ones((4, 3))}}}
+
+
+def strengths_under(labels: Any, member: Any) -> dict[str, Any]:
+    """Path → λ that `member` holds leaves at, where all that is labelled "f" is frozen."""
+    tx = optax.multi_transform({"t": adam_and(member), "f": optax.set_to_zero()}, labels)
+    state = tx.init(paligemma()).inner_states["t"].inner_state[1]
+    return {key.split("/", 1)[1]: float(x) for key, x in mx.metrics(state, strength=True).items() if "strength/" in key}
+
+
+WHOLE = {"img/pos_embedding": 1.0, "img/Transformer/encoderblock/w[0]": 1.0, "img/Transformer/encoderblock/w[1]": 5 / 6}
+WHOLE.update({"img/head/w": 4 / 6, "llm/embedder/w": 0.5, **{f"llm/layers/w[{i}]": (3 - i) / 6 for i in range(4)}})
+TOWER = {"pos_embedding": "f", "Transformer": "t", "head": "f"}
+LABELS: dict[str, Any] = {
+    "none": "t",
+    "a leaf": {"img": {"pos_embedding": "f", "Transformer": "t", "head": "t"}, "llm": "t"},
+    "modules of one layer": {"img": TOWER, "llm": {"embedder": "f", "layers": "t"}},
+    "leaves in a subtree": {"img": {**TOWER, "head": {"w": "f"}}, "llm": {"embedder": {"w": "f"}, "layers": "t"}},
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_labels_of_subtrees_never_move_lambda(labels: str) -> None:
+    found = strengths_under(LABELS[labels], mx.maps(mx.presets.paligemma(), 1.0))
+    assert found == pytest.approx({key: WHOLE[key] for key in found}) and len(found) > 5
+
+
+@pytest.mark.parametrize("labels", [{"img": "f", "llm": "t"}, {"img": {**TOWER, "Transformer": "f"}, "llm": "t"}])
+def test_a_module_under_one_label_hides_how_deep_it_is(labels: Any) -> None:
+    """llm would get 1, 1, 2/3, 1/3, 0 for .5, .5, 1/3, 1/6, 0."""
+    layers = mx.presets.paligemma()
+    with pytest.raises(ValueError, match=r"'img.*' is masked out here, .* use mx.spd\(mx.strengths\(") as error:
+        strengths_under(labels, mx.maps(layers, 1.0))
+    assert "\n" not in str(error.value)
+    found = strengths_under(labels, mx.spd(mx.strengths(layers, paligemma(), 1.0)))
+    assert found == pytest.approx({key: WHOLE[key] for key in found}) and {k[:3] for k in found} == {"llm"}
+
+
+def test_patterns_of_what_is_masked_out_whole_are_not_idle() -> None:
+    stack = mx.LayerStack(
+        {"vision": {r"v/norm/scale": "last", r"v/": "first"}, "language": {r"l/": "first"}},
+        free=[r"head/", r"head/mlp/"],
+        tail=1,
+    )
+    one = jnp.ones(2)
+    params = {"v": {"norm": {"scale": one}, "w": one}, "l": one, "head": {"mlp": {"w": one}}}
+    part = {"v": optax.MaskedNode(), "l": {"w": one}, "head": optax.MaskedNode()}
+    assert mx.strengths(stack, part, 1.0)["l"]["w"] == 0.5
+    with pytest.raises(ValueError, match="rule 'head/mlp/' of the LayerStack matches no leaf"):
+        mx.strengths(stack, {**params, "l": {"w": one}, "head": {"w": one}}, 1.0)
+    with pytest.raises(ValueError, match="rule 'v/norm/scale' of the LayerStack matches no leaf"):
+        mx.strengths(stack, {"v": {"w": one}, "l": {"w": one}, "head": {"mlp": optax.MaskedNode()}}, 1.0)
+
+
+@pytest.mark.parametrize("form", ["tree", "callable"])
+@pytest.mark.parametrize("labels", [{"a": "t", "b": "f"}, {"a": "t", "b": {"c": "f", "d": "f"}}])
+def test_given_positions_count_where_they_are_masked_out(form: str, labels: Any) -> None:
+    """The last layer is frozen: the stack still has five."""
+    given = {"a": np.array([1, 2, 3]), "b": {"c": 5, "d": None}}
+    member = mx.maps(given if form == "tree" else lambda params: given, 1.0)
+    tx = optax.multi_transform({"t": adam_and(member), "f": optax.set_to_zero()}, labels)
+    np.testing.assert_allclose(tx.init(start()).inner_states["t"].inner_state[1].strength, [1.0, 0.75, 0.5])
+
+
+def test_positions_made_of_what_a_mask_leaves_do_not_tell_the_depth() -> None:
+    made = mx.maps(lambda params: jax.tree_util.tree_map(lambda x: 1 + (x.ndim == 1), params), 1.0)
+    tx = optax.masked(adam_and(made), {"a": True, "b": False})
+    with pytest.raises(ValueError, match=r"'b' is masked out here, and layers \(the positions\) say nothing of it"):
+        tx.init(start())
+
+
 def is_spd(node: Any) -> bool:
     return isinstance(node, mx.SPDState)
 
@@ -432,6 +507,16 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
 
         return Params(a=a, c=c), lambda t: [t.a, t.c]
 
+    def qkv() -> Any:
+        struct = pytest.importorskip("flax.struct")
+
+        @struct.dataclass
+        class Attention:
+            query: Any
+            value: Any
+
+        return Attention(query=a, value=c), lambda t: [t.query, t.value]
+
     def nnx_state() -> Any:
         nnx = pytest.importorskip("flax.nnx")
         return nnx.State({"a": nnx.Param(a), "c": nnx.Param(c)}), jax.tree_util.tree_leaves
@@ -442,6 +527,7 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
         "tuple": lambda: ((a, c), list),
         "FrozenDict": frozen,
         "dataclass": dataclass,
+        "dataclass of query and value": qkv,
         "nnx.State": nnx_state,
     }
 
@@ -450,7 +536,9 @@ def containers() -> dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]
 @pytest.mark.parametrize("method", ["spd", "maps"])
 def test_every_container(kind: str, method: str) -> None:
     params, leaves = containers()[kind]()
-    keys = ("0", "1") if kind in ("list", "tuple") else ("a", "c")
+    keys = {"list": ("0", "1"), "tuple": ("0", "1"), "dataclass of query and value": ("query", "value")}.get(
+        kind, ("a", "c")
+    )
     stack = mx.LayerStack({"first": {rf"{keys[0]}$": "stacked"}, "second": {rf"{keys[1]}$": "first"}})
     member = mx.spd(1.0) if method == "spd" else mx.maps(stack, 2.0)
     tx = adam_and(member)
@@ -458,14 +546,60 @@ def test_every_container(kind: str, method: str) -> None:
     assert jax.tree_util.tree_structure(held) == jax.tree_util.tree_structure(params)
     plain, _ = train(optax.adam(0.1), params)
     assert abs(leaves(held)[0] - leaves(params)[0]).sum() < 0.97 * abs(leaves(plain)[0] - leaves(params)[0]).sum()
-    expected = {"a", "c"} if method == "spd" else {"a[0]", "a[1]", "a[2]"}
-    names = {
-        k.replace("0", "a", 1) if k[0] == "0" else k.replace("1", "c", 1) if k[0] == "1" else k
-        for k in (m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/"))
-    }
-    assert names == expected
+    expected = set(keys) if method == "spd" else {f"{keys[0]}[{i}]" for i in range(3)}
+    assert {m.split("/", 1)[1] for m in mx.metrics(state) if m.startswith("drift/")} == expected
     detached = mx.detach_anchor(state)
     close(mx.attach_anchor(detached, params)[1].anchor, state[1].anchor, atol=0)
+
+
+@dataclasses.dataclass
+class Attention:
+    query: Any
+    key: Any
+    value: Any
+
+
+@dataclasses.dataclass
+class Bias:
+    value: Any
+
+
+for kind in (Attention, Bias):
+    fields = [field.name for field in dataclasses.fields(kind)]
+    jax.tree_util.register_pytree_with_keys(
+        kind,
+        lambda node, fields=fields: ([(jax.tree_util.GetAttrKey(f), getattr(node, f)) for f in fields], None),
+        lambda _, children, kind=kind: kind(*children),
+    )
+
+
+def test_a_field_that_is_called_value_keeps_its_name() -> None:
+    """query, key, value: only a box that flax puts around an array has a key that no user wrote."""
+    one = jnp.ones(2)
+    params = {"attention": Attention(one, one, one), "bias": Bias(one)}
+    assert [s.path for s in mx.slices(lambda p: jax.tree_util.tree_map(lambda _: 1, p), params)] == [
+        *(f"attention/{name}" for name in ("query", "key", "value")),
+        "bias/value",
+    ]
+    stack = mx.LayerStack({"first": {r"value$": "first"}, "second": {r"attention/": "first"}})
+    lambdas = mx.strengths(stack, params, 1.0)
+    assert (lambdas["attention"].value, lambdas["attention"].query, lambdas["bias"].value) == (1.0, 0.0, 1.0)
+
+
+def test_the_boxes_of_flax_do_not_show_in_paths() -> None:
+    nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
+
+    class Lora(nnx.Variable):
+        pass
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.value, self.adapter = nnx.Param(jnp.ones(2)), Lora(jnp.ones(2))
+            self.linear = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    params = {"nnx": nnx.state(Model()), "linen": linen.Partitioned(jnp.ones(2), names=("x",))}
+    found = {s.path for s in mx.slices(lambda p: jax.tree_util.tree_map(lambda _: 1, p), params)}
+    assert found == {"linen", "nnx/value", "nnx/adapter", "nnx/linear/bias", "nnx/linear/kernel"}
 
 
 def test_flax_train_state() -> None:

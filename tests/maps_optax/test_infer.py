@@ -1,5 +1,6 @@
 """infer_layers: the stack that a forward pass shows, on functions whose order is known."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -61,10 +62,11 @@ def test_a_scan_over_rows_is_a_stack_whatever_is_cast_on_the_way() -> None:
         jax.checkpoint,
         lambda f: functools.partial(jax.lax.cond, True, f, lambda w, x: x),
         lambda f: lambda w, x: jax.lax.fori_loop(0, 2, lambda _, x: f(w, x), x),
+        lambda f: lambda w, x: jax.lax.while_loop(lambda x: x.sum() < w.sum(), lambda x: f(w, x), x),
         lambda f: lambda w, x: jax.lax.scan(lambda x, _: (f(w, x), None), x, jnp.arange(2))[0],
         lambda f: lambda w, x: jax.vmap(f, (None, 0))(w, x),
     ],
-    ids=["jit", "remat", "cond", "while", "scan over time", "vmap"],
+    ids=["jit", "remat", "cond", "fori", "while", "scan over time", "vmap"],
 )
 def test_programs_within_the_program_are_looked_into(wrap: Any) -> None:
     def apply(params: Any, x: Any) -> Any:
@@ -192,6 +194,23 @@ def test_a_carry_that_only_becomes_data_in_the_loop() -> None:
     assert set(places(apply, {"early": {"w": W}, "late": {"w": W}}).values()) == {1, 2}
 
 
+def test_a_scan_with_constants_a_carry_rows_and_outputs_of_every_rank() -> None:
+    """Constants and rows are told apart by their shapes: a vector as a constant, a matrix whose rows are vectors."""
+
+    def apply(params: Any, x: Any) -> Any:
+        def step(carry: Any, row: Any) -> Any:
+            x, count = carry
+            x = jnp.tanh(x @ params["shared"]) * row["scale"] + row["gain"]
+            return (x, count + 1), (x, count)
+
+        (x, _), (seen, _) = jax.lax.scan(step, (x, 0), params["rows"])
+        return x + seen.sum(0) @ params["out"]
+
+    table = {"scale": jax.ShapeDtypeStruct((N, N), jnp.float32), "gain": jax.ShapeDtypeStruct((N,), jnp.float32)}
+    found = places(apply, {"shared": W, "rows": table, "out": W})
+    assert found == {"rows/gain": [1, 2, 3], "rows/scale": [1, 2, 3], "shared": 1, "out": 3}
+
+
 def test_lists_and_dotted_keys() -> None:
     def apply(params: Any, x: Any) -> Any:
         for w in params["layers"]:
@@ -207,6 +226,49 @@ def test_a_model_without_blocks_has_a_layer_for_every_part() -> None:
 
     z = {"w": W, "b": jax.ShapeDtypeStruct((N,), jnp.float32)}
     assert places(apply, {"a": {"w": W}, "z": z}) == {"z/b": 1, "z/w": 1, "a/w": 2}
+
+
+def test_a_u_net_says_that_its_upward_half_is_a_guess() -> None:
+    """Its blocks are numbered by resolution, so upwards the numbers fall, and are no blocks of a stack."""
+
+    def apply(params: Any, x: Any) -> Any:
+        seen = []
+        for i in range(3):
+            x = layer(x, params["down"][f"level_{i}"]["w"])
+            seen.append(x)
+        x = layer(x, params["middle"]["w"])
+        for i in reversed(range(3)):
+            x = layer(x + seen[i], params["up"][f"level_{i}"]["w"])
+        return x
+
+    levels = {f"level_{i}": {"w": W} for i in range(3)}
+    params = {"down": levels, "middle": {"w": W}, "up": levels}
+    stack = mx.infer_layers(apply, params, X)
+    assert positions(stack, params)["up/level_2/w"] == 3  # the last of three: λ = 0
+    why = "in the last layer of 'down': beside its blocks, not read by them"
+    assert stack.guesses == dict.fromkeys(["middle/w", *(f"up/level_{i}/w" for i in range(3))], why)
+    table = mx.describe(stack, params, 1.0)
+    assert f"guessed: 'middle/w', 'up/level_0/w', 'up/level_1/w' and 1 more (57% of the parameters): {why}" in table
+    assert "guessed" not in mx.describe(dataclasses.replace(stack, guesses={}), params, 1.0)
+
+
+def test_a_part_without_blocks_says_that_it_is_one_layer() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        x = jnp.tanh(x @ params["encoder"]["inner"]) @ params["encoder"]["outer"]
+        return jnp.tanh(x @ params["bridge"]["w"]) @ params["decoder"]["inner"] @ params["decoder"]["outer"]
+
+    half = {"inner": W, "outer": W}
+    stack = mx.infer_layers(apply, {"encoder": half, "bridge": {"w": W}, "decoder": half}, X)
+    assert stack.guesses == {
+        f"{name}/{leaf}": f"one layer with the rest of {name!r}, which has no blocks"
+        for name in ("decoder", "encoder")
+        for leaf in ("inner", "outer")
+    }
+
+
+def test_what_the_data_flow_settles_is_no_guess() -> None:
+    stack = mx.infer_layers(lambda p, x: scanned(x, p["tower"]), {"tower": rows(2)}, X)
+    assert stack.guesses == {}
 
 
 def test_a_scan_in_reverse_is_refused() -> None:

@@ -1,5 +1,6 @@
 """LayerStack: how patterns become positions in the stack."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,10 +66,43 @@ def test_the_first_match_wins() -> None:
 
 def test_free_wins_over_modules_and_leaves_the_depth_as_it_was() -> None:
     before = positions(tower(), params())
-    freed = positions(tower(free=[r"head/", r"v/block_(?:1|10)/", r"l/blocks/b", r"bridge/"]), params())
+    freed = positions(tower(free=[r"head/", r"^v/block_(?:1|10)/", r"^l/blocks/b", r".*bridge/"]), params())
     gone = {"v/block_1/w", "v/block_1/b", "v/block_10/w", "v/block_10/b", "l/blocks/b", "bridge/w"}
     assert {k for k, v in freed.items() if v is None} == gone | {"head/w"}
     assert {k: v for k, v in freed.items() if k not in gone} == {k: v for k, v in before.items() if k not in gone}
+
+
+def test_a_free_pattern_that_reaches_into_a_module_says_so() -> None:
+    """PaliGemma's bridge is img/head; free=["head/"] is meant for a new head."""
+    weights = {"img": {"Transformer": {"encoderblock": {"w": W}}, "head": {"w": W}}, "llm": {"layers": {"w": W}}}
+    preset = mx.presets.paligemma()
+
+    def free(*patterns: str) -> dict[str, Any]:
+        return positions(dataclasses.replace(preset, free=(*preset.free, *patterns)), weights)
+
+    with pytest.raises(
+        ValueError, match=r"free pattern 'head/' .* leaf 'img/head/w', which rule .* of module 'bridge'"
+    ):
+        free("head/")
+    before = positions(preset, weights)
+    assert before == {"img/Transformer/encoderblock/w": [1, 2], "img/head/w": 3, "llm/layers/w": [4, 5]}
+    assert free("^img/head/") == free(".*head/") == {**before, "img/head/w": None}
+    with pytest.raises(ValueError, match=r"rule '\^head/' of the LayerStack matches no leaf"):
+        free("^head/")
+
+
+@pytest.mark.parametrize("pattern", [r"block_(\d)", r"block_\d?(\d)(?=/)", r".*(\d+)/"])
+def test_a_group_takes_a_whole_number(pattern: str) -> None:
+    """block_1 and block_10 were one layer."""
+    weights = {f"block_{i}": {"w": W} for i in range(11)}
+    assert positions(mx.LayerStack({"vision": {r"block_(\d+)/": "block"}}), weights)["block_10/w"] == 11
+    with pytest.raises(ValueError, match="leaf 'block_10/w', where it is a part of a longer number"):
+        positions(mx.LayerStack({"vision": {pattern: "block"}}), weights)
+
+
+def test_a_group_that_took_no_part_in_the_match_is_no_number() -> None:
+    with pytest.raises(ValueError, match="reads block number '' from leaf 'block_/w'"):
+        positions(mx.LayerStack({"vision": {r"block_(\d+)?/": "block"}}), {"block_": {"w": W}})
 
 
 def test_an_optional_module_that_is_absent_takes_no_layer() -> None:

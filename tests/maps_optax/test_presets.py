@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import maps_optax as mx
@@ -119,6 +120,75 @@ def test_frozen_leaves_that_never_arrive_do_not_move_the_others() -> None:
     assert part[0] == 1.0 and part[-1] > 0.3
 
 
+MASKABLE = {
+    "octo_debug": mx.presets.octo,
+    "openpi_pi05": mx.presets.openpi,
+    "bv_paligemma_3b_scan": mx.presets.paligemma,
+    "hf_paligemma_3b_224_tf5": mx.presets.paligemma,
+    "minivla": mx.presets.prismatic,
+    "minivla, released": lambda: mx.presets.prismatic("released"),
+}
+
+
+@needs_reference
+@pytest.mark.parametrize("tree", MASKABLE)
+def test_masks_of_any_granularity_leave_lambda_as_it_is_or_say_that_they_hide_it(tree: str) -> None:
+    if tree.startswith("minivla"):
+        rows = official("minivla")
+    else:
+        rows = json.loads((REFERENCE / f"param_trees/{tree}.json").read_text())
+    rows = [row for row in rows if not any(key.isdigit() and int(key) > 2 for key in path(row))]
+    params = nest((path(row), shape(row)) for row in rows)
+    whole = by_path(mx.strengths(MASKABLE[tree](), params, 1.0))
+    kept = refused = 0
+    for subtree in subtrees(params):
+        for masked in (without(params, subtree), only(params, subtree)):
+            try:
+                part = by_path(mx.strengths(MASKABLE[tree](), masked, 1.0))
+            except ValueError as error:
+                assert "is masked out here" in str(error) and "mx.spd(mx.strengths(" in str(error)
+                refused += 1
+            else:
+                assert all(np.array_equal(value, whole[key]) for key, value in part.items()), subtree
+                kept += 1
+    assert kept > 50 and refused > 0
+
+
+@needs_reference
+@pytest.mark.parametrize("subtree", ["img/head", "img/embedding", "llm/embedder", "img/Transformer/encoder_norm"])
+def test_a_subtree_that_is_one_layer_may_be_masked_out_whole(subtree: str) -> None:
+    rows = json.loads((REFERENCE / "param_trees/bv_paligemma_3b_scan.json").read_text())
+    params = nest((path(row), shape(row)) for row in rows)
+    part = by_path(mx.strengths(mx.presets.paligemma(), without(params, tuple(subtree.split("/"))), 1.0))
+    whole = by_path(mx.strengths(mx.presets.paligemma(), params, 1.0))
+    assert 0 < len(part) < len(whole)
+    assert all(np.array_equal(value, whole[key]) for key, value in part.items())
+
+
+def subtrees(tree: Any, prefix: tuple[str, ...] = ()) -> Any:
+    """The paths of all subtrees and leaves but the root."""
+    if prefix:
+        yield prefix
+    for key, below in tree.items() if isinstance(tree, dict) else ():
+        yield from subtrees(below, (*prefix, key))
+
+
+def without(tree: Any, place: tuple[str, ...]) -> Any:
+    """`tree` as a wrapper shows it that masks out one place."""
+    return {**tree, place[0]: without(tree[place[0]], place[1:])} if place else optax.MaskedNode()
+
+
+def only(tree: Any, place: tuple[str, ...]) -> Any:
+    """`tree` as a wrapper shows it that masks out all but one place, by masks as large as can be."""
+    if not place:
+        return tree
+    return {key: only(below, place[1:]) if key == place[0] else optax.MaskedNode() for key, below in tree.items()}
+
+
+def by_path(tree: Any) -> dict[Any, Any]:
+    return {tuple(k.key for k in keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
 def test_an_unknown_variant() -> None:
     with pytest.raises(ValueError, match="'paper' or 'released'"):
         mx.presets.prismatic("papre")
@@ -133,7 +203,8 @@ def shape(row: dict[str, Any]) -> jax.ShapeDtypeStruct:
 
 
 def path(row: dict[str, Any]) -> list[str]:
-    return row["path"] if isinstance(row["path"], list) else row["path"].split(".")
+    keys = row["path"] if "path" in row else row["name"]
+    return keys if isinstance(keys, list) else keys.split(".")
 
 
 def is_expert(name: str) -> bool:

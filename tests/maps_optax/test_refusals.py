@@ -57,19 +57,9 @@ def test_a_leaf_that_cannot_be_held_is_named_and_can_be_freed(kind: str) -> None
     check()
 
 
-class Both(tuple):
-    """Registered below with the two attributes that end the paths of an `nnx.State`."""
-
-
-jax.tree_util.register_pytree_with_keys(
-    Both,
-    lambda node: (tuple(zip(map(jax.tree_util.GetAttrKey, ("value", "raw_value")), node)), None),
-    lambda _, children: Both(children),
-)
 TWINS: dict[str, Callable[[], Any]] = {
     "a/b/1": lambda: {"a/b": collections.OrderedDict([(1, jnp.ones(2)), ("1", jnp.zeros(2))])},
     "x/1": lambda: {"x": collections.OrderedDict([(1, None), ("1", jnp.zeros(2))])},
-    "0": lambda: [Both((jnp.ones(2), jnp.zeros(2)))],
 }
 
 
