@@ -122,7 +122,7 @@ def _log(layers: mx.LayerStack, params: Any, unloaded: set[str]) -> None:
     module = {s.path: s.module for s in mx.slices(layers, params) if s.position is not None}
     held, freed = Counter(module.values()), Counter(module[path] for path in module.keys() & unloaded)
     if freed:
-        parts = ", ".join(f"{freed[name]} of {count} in {name}" for name, count in held.items() if freed[name])
+        parts = ", ".join(f"{freed[name]} of {held[name]} in {name}" for name in layers.modules if name in freed)
         logging.getLogger(__name__).warning("leaves without λ, because they equal initial: %s", parts)
 
 

@@ -156,5 +156,6 @@ def test_bounds_clipped_are_clipped_by_the_policy_too(statistics):
     low, high = clipped.proprio.q01, clipped.proprio.q99
     policy({**moment(), "proprio": high + 5 * (high - low)}, "push")
     np.testing.assert_array_equal(seen.batches[-1]["observation"]["proprio"], np.ones((1, WINDOW, 4), np.float32))
-    policy._trained = policy._trained._replace(predict=lambda *_: np.full((1, 8, 4), -3, np.float32))
-    np.testing.assert_allclose(policy(moment(), "push"), np.tile(clipped.action.q01, (8, 1)), atol=1e-6)
+    config = FinetuneConfig(out="run")
+    far = Trained(config, build(config, clipped), None, lambda *_: np.full((1, 8, 4), -3, np.float32))
+    np.testing.assert_allclose(Policy(far)(moment(), "push"), np.tile(clipped.action.q01, (8, 1)), atol=1e-6)
