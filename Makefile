@@ -38,8 +38,9 @@ generations: $(GENERATIONS:%=.venv-python%/passed)
 # those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and checkpoints.
 NEWEST := $(filter %-newest,$(GENERATIONS))
 TESTS_newest := -n $(JOBS) --dist loadfile $(addprefix tests/octo_integration/,model/test_vla.py \
-	weights/test_imported.py weights/test_store.py $(addprefix train/test_,step.py loop.py checkpoint.py))
-FOUND = $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one)))
+	weights/test_imported.py weights/test_store.py train/test_step.py train/test_checkpoint.py \
+	train/test_loop.py::test_sigterm_saves_and_the_same_command_resumes_bit_for_bit)
+FOUND = $(strip $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one))))
 newest:
 	$(if $(FOUND),$(MAKE) $(FOUND:%=.venv-python%/passed))
 	@for one in $(filter-out $(FOUND),$(NEWEST)); do \
