@@ -30,7 +30,7 @@ def test_a_python_of_pyenv_runs_the_core_and_the_integration_though_it_is_not_ch
     python.touch()
     commands = make("--dry-run", "newest", "NEWEST=9.99-newest", pythons=tmp_path).stdout.replace("\\\n", " ")
     assert f"{python} -m venv .venv-python9.99-newest" in commands
-    assert "pip install -q -r constraints-newest.txt" in commands
+    assert "newest.txt" in commands
     (tests,) = [line.split() for line in commands.splitlines() if "-m pytest" in line]
     named = [ROOT / word.partition("::")[0] for word in tests if word.startswith("tests/")]
     assert ROOT / "tests/maps_optax" in named and all(path.exists() for path in named)
