@@ -9,7 +9,8 @@ the end of the branch that loads ``config.model_init``, but not of the one that 
 
 and after both branches `check_anchor(train_state["opt"], train_state["params"])` makes sure of it.
 `trainers/proj/paligemma/train.py` initialises the optimizer after loading and needs no such line. In all of them, name
-in ``free`` what no checkpoint gives: new heads, a temperature, a tower from scratch.
+in ``free`` what no checkpoint gives: new heads, a temperature, a tower from scratch. A pattern may match from any key
+on, so anchor it: ``"head/"`` would free PaliGemma's ``img/head/`` too, its pretrained bridge; ``"^head/"`` does not.
 
 `make` is exact under whatever the factory offers, for one changed line in the trainer. `maps_adam` lives in the config
 alone, but has to be told the factory's learning rate, and there can be only one of it.
@@ -36,7 +37,7 @@ def make(bv_optax: Any, config: Any, params: Any, *, sched_kw: Any) -> tuple[Any
     """big_vision's `bv_optax.make` with MAPS behind it, in its place:
 
         tx, sched_fns = maps_bv.make(bv_optax, config, nn.unbox(params_shape), sched_kw=...)
-        config.maps = dict(layers="paligemma", lambda_max=1.0, free=["head/"])  # in the config file
+        config.maps = dict(layers="paligemma", lambda_max=1.0, free=["^head/"])  # of a ViT, in the config file
 
     ``config.maps`` holds the arguments of `mx.maps` and ``free``, patterns of leaves without pretrained values, as of
     `mx.LayerStack`. ``layers`` is the name of a preset (``"paligemma"``, the default, takes a ViT too), a LayerStack
@@ -104,7 +105,7 @@ def maps_adam(
 
         config.optax_name = "maps_optax.adam"
         config.optax = dict(learning_rate=dict(base=config.lr, total_steps=config.total_steps, **config.schedule),
-                            weight_decay=config.wd / config.lr, lambda_max=1.0, free=["head/"])
+                            weight_decay=config.wd / config.lr, lambda_max=1.0, free=["^head/"])
 
     The factory multiplies what it gets by learning rate and schedule, adds weight decay, and turns the sign. MAPS
     projects the real step, so here that step is foreseen, projected, and divided by what the factory will multiply by:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Optional, Union
 
@@ -37,8 +39,9 @@ def create_optimizer(
       lambda_max, schedule, max_pull, anchor_dtype: as in `mx.maps`.
       layers: as in `mx.maps`; the default is `mx.presets.octo()`.
       initial: the parameters before pretrained weights were loaded. A leaf that `tx.init` finds bit-equal to its
-        initial value has no pretrained one, so it is free; the other leaves keep their λ. Default: `layers` alone says
-        what is free. Only hashes of it are kept, so a loader may change it in place.
+        initial value has no pretrained one, so it is free; the other leaves keep their λ. Those that `layers` would
+        hold are counted in the log, by module. Default: `layers` alone says what is free. Only hashes of it are kept,
+        so a loader may change it in place.
       **kwargs: of Octo's function: ``config.optimizer.to_dict()``.
 
     Returns:
@@ -98,6 +101,7 @@ def _free_where_unloaded(
     def init(params: Any) -> Any:
         leaves = _leaves(params)
         unloaded = [path for path, leaf in leaves.items() if _digest(leaf, path) == before.get(path)]
+        _log(layers, params, set(unloaded))
         if leaves and len(unloaded) == len(leaves):
             raise ValueError(
                 "create_optimizer: no trainable leaf differs from initial, so MAPS holds nothing; load pretrained "
@@ -111,6 +115,15 @@ def _free_where_unloaded(
         return freeing(free).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _log(layers: mx.LayerStack, params: Any, unloaded: set[str]) -> None:
+    """Says of each module how many of its leaves equal `initial`: all of them, if its loader did not run."""
+    module = {s.path: s.module for s in mx.slices(layers, params) if s.position is not None}
+    held, freed = Counter(module.values()), Counter(module[path] for path in module.keys() & unloaded)
+    if freed:
+        parts = ", ".join(f"{freed[name]} of {held[name]} in {name}" for name in layers.modules if name in freed)
+        logging.getLogger(__name__).warning("leaves without λ, because they equal initial: %s", parts)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from octo_integration.data._tf import settled, tf
 from octo_integration.data.augment import augment, draw
 from octo_integration.data.config import DataConfig
 from octo_integration.data.episodes import decode_image, episodes, readable, scan
+from octo_integration.data.missing import BLANK
 from octo_integration.data.mixture import Member, member_of, members
 from octo_integration.data.rlds import Source, deal, open_source
 from octo_integration.data.statistics import MixtureStatistics, Statistics
@@ -301,24 +302,20 @@ def _later(order_seed: Any, episode: Any, length: Any) -> Any:
 
 
 def decoded(sample: Batch, config: DataConfig) -> Batch:
-    """Images decoded; cameras that the data set lacks are zeros; masks say which are there."""
+    """Images decoded; those of one colour, or that the data set lacks, are zeros, and masks say which are there."""
     observation, task, size = sample["observation"], sample["task"], config.image_size
     images, present = {}, {}
     for name in (f"image_{camera}" for camera in config.cameras):
-        there = name in observation
-        stored = observation.get(name)
-        images[name] = (
-            tf.stack([decode_image(stored[t], size) for t in range(config.window)])
-            if there
-            else tf.zeros([config.window, size, size, 3], tf.uint8)
-        )
-        present[name] = tf.fill([config.window], there)
+        if name in observation:
+            stored = [decode_image(observation[name][t], size) for t in range(config.window)]
+        else:
+            stored = [tf.zeros([size, size, 3], tf.uint8)] * config.window
+        images[name], present[name] = _shown(tf.stack(stored))
     words = {"instruction": task["instruction"]}
-    given = {"instruction": tf.strings.length(task["instruction"]) > 0}
+    given = {"instruction": ~tf.strings.regex_full_match(task["instruction"], BLANK)}
     if config.goal:
-        there = GOAL in task
-        words[GOAL] = decode_image(task[GOAL], size) if there else tf.zeros([size, size, 3], tf.uint8)
-        given[GOAL] = tf.constant(there)
+        goal = decode_image(task[GOAL], size) if GOAL in task else tf.zeros([size, size, 3], tf.uint8)
+        words[GOAL], given[GOAL] = _shown(goal)
     kept = {name: observation[name] for name in ("proprio", "timestep_pad_mask")}
     masks = {**present, "proprio": tf.fill([config.window], True)}
     return {
@@ -326,6 +323,12 @@ def decoded(sample: Batch, config: DataConfig) -> Batch:
         "observation": {**images, **kept, "pad_mask_dict": masks},
         "task": {**words, "pad_mask_dict": given},
     }
+
+
+def _shown(images: Any) -> tuple[Any, Any]:
+    """Images [..., H, W, 3], zeros where they are of one colour, and bool[...], where they are not: `missing.shows`."""
+    there = tf.reduce_any(tf.not_equal(images, images[..., :1, :1, :]), axis=(-3, -2, -1))
+    return images * tf.cast(there, tf.uint8)[..., None, None, None], there
 
 
 def augmented(batch: Batch, draws: Mapping[str, Any]) -> Batch:
@@ -338,7 +341,8 @@ def augmented(batch: Batch, draws: Mapping[str, Any]) -> Batch:
             changed = augment(observation[name], draws[camera], crop=camera != "wrist")
             images[name] = tf.where(there[:, :, None, None, None], changed, tf.zeros_like(changed))
     if "goal" in draws:
-        task = {**task, GOAL: augment(task[GOAL][:, None], draws["goal"])[:, 0]}
+        changed = augment(task[GOAL][:, None], draws["goal"])[:, 0]
+        task = {**task, GOAL: tf.where(task["pad_mask_dict"][GOAL][:, None, None, None], changed, task[GOAL])}
     return {**batch, "observation": {**observation, **images}, "task": task}
 
 

@@ -1,9 +1,9 @@
 """Which data set to read, how it is cut into samples, how samples are made into batches."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-Normalisation = Literal["mean_std", "bounds"]
+Normalisation = Literal["mean_std", "bounds", "bounds_clipped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class DataConfig:
     shuffle_buffer: int = 10_000
     """Samples among which the next is drawn, images still compressed; files are shuffled too."""
     normalisation: Normalisation = "mean_std"
-    """Of actions and proprio. mean_std: to mean 0 and std 1; bounds: percentiles 1, 99 to -1, 1."""
+    """Of actions and proprio. mean_std: to mean 0 and std 1; bounds: percentiles 1, 99 to -1, 1; bounds_clipped: the
+    same, and what lies beyond is moved to -1 or 1, as OpenVLA does, in training and by the policy."""
 
     def __post_init__(self) -> None:
         """Refuses sizes below one and unknown names."""
@@ -63,5 +64,6 @@ class DataConfig:
             raise ValueError(
                 f"data.batch_size {self.batch_size} is no multiple of data.streams {self.streams}; give one that is."
             )
-        if self.normalisation not in ("mean_std", "bounds"):
-            raise ValueError(f"data.normalisation is {self.normalisation!r}; there are mean_std, bounds.")
+        if self.normalisation not in get_args(Normalisation):
+            known = ", ".join(get_args(Normalisation))
+            raise ValueError(f"data.normalisation is {self.normalisation!r}; there are {known}.")

@@ -146,7 +146,7 @@ def _builder(directory: str) -> Any:
             f"data.path: there is no directory {directory}; give that of an RLDS data set, or demo."
         )
     if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
-        inside = sorted(tf.io.gfile.glob(os.path.join(directory, "*", "dataset_info.json")))
+        inside = sorted(tf.io.gfile.glob(os.path.join(directory, "*", "dataset_info.json")), key=_numbers_as_such)
         remedy = f"did you mean {os.path.dirname(inside[-1])}?" if inside else "give the directory that holds it."
         raise ValueError(f"data.path: {directory} is not an RLDS data set, it has no dataset_info.json; {remedy}")
     try:
@@ -167,6 +167,11 @@ def _builder(directory: str) -> Any:
             "convert it to tfrecord (tfds convert_format)."
         )
     return builder
+
+
+def _numbers_as_such(name: str) -> list[Any]:
+    """A key to sort names by: 9.0.0 comes before 10.0.0."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _instructions(builder: Any, directory: str, split: str) -> list[Any]:

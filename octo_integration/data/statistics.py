@@ -26,6 +26,9 @@ VERSION = 1
 # A dimension whose spread is below this share of its largest value is constant but for rounding.
 CONSTANT = 1e-6
 
+# Normalised values beyond this are warned of: they outweigh all others in the loss and in what the model sees.
+FAR = 20.0
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
@@ -50,18 +53,24 @@ class Moments:
         """(offset, scale), f32[D]: x is normalised to (x - offset) / scale.
 
         mean_std: mean 0, std 1, as Octo's "normal", but of the gripper too, which Octo's data
-        configs except. bounds: 1st and 99th percentile to -1 and 1, as OpenVLA, but without its
-        clipping, so that un-normalising gives back the same action. Constant dimensions are only
-        shifted.
+        configs except. bounds: 1st and 99th percentile to -1 and 1, as OpenVLA; without its
+        clipping, which bounds_clipped has, un-normalising gives back the same action. Constant
+        dimensions are only shifted.
         """
-        offset, scale = {
-            "mean_std": (self.mean, self.std),
-            "bounds": (self.q99 / 2 + self.q01 / 2, self.q99 / 2 - self.q01 / 2),  # sums of large numbers overflow
-        }[normalisation]
+        if normalisation == "mean_std":
+            offset, scale = self.mean, self.std
+        else:
+            offset, scale = self.q99 / 2 + self.q01 / 2, self.q99 / 2 - self.q01 / 2  # sums of large numbers overflow
         # TensorFlow, TPUs and GPUs take numbers below the smallest normal one for 0.
         least = np.maximum(CONSTANT * np.maximum(np.abs(self.min), np.abs(self.max)), np.finfo(np.float32).tiny)
         constant = scale <= least
         return offset, np.where(constant, np.float32(1), scale)
+
+    def largest(self, normalisation: Normalisation) -> np.ndarray:
+        """f32[D], the largest absolute value that `affine` makes of any of the values."""
+        offset, scale = self.affine(normalisation)
+        with np.errstate(over="ignore"):
+            return np.maximum(np.abs(self.min - offset), np.abs(self.max - offset)) / scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,17 +108,29 @@ class Statistics:
     def normalise_action(self, action: Any) -> Any:
         """[..., A] in the data set's units -> normalised; numpy, jax and tensorflow arrays."""
         offset, scale = self.action.affine(self.normalisation)
-        return (action - offset) / scale
+        return self._clipped((action - offset) / scale)
 
     def unnormalise_action(self, action: Any) -> Any:
-        """The inverse of `normalise_action`: [..., A] normalised -> in the data set's units."""
+        """The inverse of `normalise_action`: [..., A] normalised -> in the data set's units.
+
+        With "bounds_clipped", an action beyond what was learnt from, a percentile, becomes that percentile.
+        """
         offset, scale = self.action.affine(self.normalisation)
-        return action * scale + offset
+        return self._clipped(action) * scale + offset
 
     def normalise_proprio(self, proprio: Any) -> Any:
         """[..., P] in the data set's units -> normalised."""
         offset, scale = self.proprio.affine(self.normalisation)
-        return (proprio - offset) / scale
+        return self._clipped((proprio - offset) / scale)
+
+    def _clipped(self, values: Any) -> Any:
+        if self.normalisation != "bounds_clipped":
+            return values
+        if hasattr(values, "clip"):
+            return values.clip(-1, 1)
+        from octo_integration.data._tf import tf  # whoever has its tensors has it
+
+        return tf.clip_by_value(values, -1.0, 1.0)
 
     def to_json(self) -> str:
         """JSON text; `from_json` gives back every number to the bit."""
@@ -270,7 +291,29 @@ def compute_one(config: DataConfig, cache_dir: str | os.PathLike | None = None) 
             fingerprint=source.fingerprint,
         )
         _write_cache(cache, statistics)
-    return dataclasses.replace(statistics, normalisation=config.normalisation)
+    statistics = dataclasses.replace(statistics, normalisation=config.normalisation)
+    _warn_of_far(source.name, statistics)
+    return statistics
+
+
+def _warn_of_far(name: str, statistics: Statistics) -> None:
+    """Names the dimensions that hardly ever move, so that where they do their normalised values are huge."""
+    if statistics.normalisation == "bounds_clipped":
+        return
+    far = [
+        f"{vector}[{i}] ({factor:.0f})"
+        for vector in ("action", "proprio")
+        for i, factor in enumerate(getattr(statistics, vector).largest(statistics.normalisation))
+        if not factor <= FAR
+    ]
+    if far:
+        logging.getLogger(__name__).warning(
+            "%s: normalised by %s, these dimensions reach many times their spread: %s; give --data.normalisation "
+            "bounds_clipped, which keeps all within -1 and 1, or leave out the episodes where they do.",
+            name,
+            statistics.normalisation,
+            ", ".join(far),
+        )
 
 
 def _read_cache(path: Path | None) -> Statistics | None:

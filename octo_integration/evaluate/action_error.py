@@ -54,7 +54,7 @@ def action_error(
       predict: (params, batch, number of the batch) -> f32[B, chunk, A], normalised action chunks; a head that draws
         follows the number, so the same parameters give the same error.
       batches: of `data.eval_batches`; the last may be short.
-      unnormalise: normalised actions [..., A] -> the dataset's units (affine).
+      unnormalise: normalised actions [..., A] -> the dataset's units, each dimension for itself.
 
     Raises:
       ValueError: no batch, or a prediction that is not finite.

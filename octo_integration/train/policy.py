@@ -10,6 +10,7 @@ import numpy as np
 
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
 from octo_integration.data import read_statistics
+from octo_integration.data.missing import says, shows
 from octo_integration.train import checkpoint, lora, sharding
 from octo_integration.train.setup import Built, Predict, abstract_params, build, make_predict
 
@@ -52,7 +53,8 @@ class Policy:
     """Acts as a run learnt to, for `evaluate.rollout` or a robot.
 
     An observation is of one moment and not normalised: {"image_<camera>": uint8[S, S, 3] of data.image_size pixels,
-    "proprio": f32[P] in the data set's units, "goal": uint8[S, S, 3] (data.goal)}. What it lacks is marked as missing.
+    "proprio": f32[P] in the data set's units, "goal": uint8[S, S, 3] (data.goal)}. What it lacks is marked as missing,
+    and so is an image of a single colour, as in training.
     """
 
     def __init__(self, trained: Trained, dataset: str | None = None) -> None:
@@ -94,7 +96,7 @@ class Policy:
 
         Args:
           observation: of the present moment; `observe` need not be called for it.
-          instruction: in words; "": none.
+          instruction: in words; "" or blanks: none.
 
         Raises:
           ValueError: as `observe`.
@@ -116,7 +118,7 @@ class Policy:
         present = {name: np.asarray([[moment[name].present for moment in moments]]) for name in inputs}
         real = (np.arange(len(moments)) >= missing)[None]
         task: dict[str, Any] = {"instruction": np.asarray([instruction], object)}
-        given = {"instruction": np.asarray([bool(instruction)])}
+        given = {"instruction": np.asarray([says(instruction)])}
         if "goal" in self._shapes:
             goal = self._history[-1]["goal"]
             task["image_primary"], given["image_primary"] = goal.values[None], np.asarray([goal.present])
@@ -127,7 +129,7 @@ class Policy:
 
     def _entry(self, observation: Mapping[str, np.ndarray], name: str) -> Entry:
         dtype = np.float32 if name == "proprio" else np.uint8
-        if name not in observation:
+        if name not in observation or (name != "proprio" and not shows(np.asarray(observation[name]))):
             return Entry(np.zeros(self._shapes[name], dtype), False)
         # A copy: a robot may write its next image into the same memory.
         return Entry(np.array(observation[name], dtype), True)

@@ -521,3 +521,14 @@ def test_set_anchor_and_training_on_four_devices_with_a_donated_state_give_one_d
 
 if __name__ == "__main__":
     print(json.dumps({form: sharded_case(form, kind) for form, kind in zip(FORMS, KINDS)}))
+
+
+def test_the_documented_pattern_frees_a_new_head_and_never_paligemma_s_bridge_img_head() -> None:
+    patterns = set(re.findall(r'free=\["(.+?)"\]', f"{big_vision.make.__doc__} {big_vision.maps_adam.__doc__}"))
+    assert len(patterns) == 1
+    weight = np.zeros((2, 2))
+    img = {"embedding": {"kernel": weight}, "head": {"kernel": weight}}
+    params = {"img": img, "llm": {"embedder": {"w": weight}, "final_norm": {"w": weight}}, "head": {"kernel": weight}}
+    given = config("make", {"free": patterns}, schedule=SCHEDULE)
+    tx, _ = big_vision.make(bv_optax, given, params, sched_kw={"total_steps": STEPS})
+    assert list(by_path(spd_state(tx.init(params)).anchor)) == ["img/embedding/kernel", "img/head/kernel"]  # λ > 0

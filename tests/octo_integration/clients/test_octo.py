@@ -269,3 +269,15 @@ def test_options_are_checked_before_octo_builds_anything(hook: bool) -> None:
         client(params, initial=initial, max_pull=-1)
     with pytest.raises(ValueError, match=r"train_utils has no create_optimizer; give Octo's module octo.utils"):
         octo.create_optimizer(optax, params, lambda_max=1.0, initial=initial, **ADAMW)
+
+
+def test_leaves_that_are_free_because_no_loader_filled_them_are_counted_in_the_log_by_module(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not the head, which the stack frees anyway."""
+    params = standin.octo_params()
+    client(params, initial=params).init(load(params))
+    assert caplog.messages == ["leaves without λ, because they equal initial: 1 of 4 in vision, 2 of 4 in transformer"]
+    caplog.clear()
+    client(params, initial=params).init(with_leaves(standin.octo_params(seed=1), params, "heads_action"))
+    assert not caplog.messages

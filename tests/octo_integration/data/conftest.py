@@ -28,13 +28,20 @@ def step_features(**changes: Any) -> dict[str, Any]:
     return {"observation": F.FeaturesDict(observation), **kept}
 
 
+def two_colours(value: int, size: int = 16) -> np.ndarray:
+    """An image of one value but for its first quarter, as one of a single colour counts as missing."""
+    image = np.full((size, size, 3), value, np.uint8)
+    image[: size // 2, : size // 2] = 255 - value
+    return image
+
+
 def make_episode(number: int, length: int, size: int = 16) -> dict[str, Any]:
-    """An episode whose state says where each step is from: (episode, step, 0, 0)."""
+    """An episode whose state says where each step is from: (episode, step, 0, 0); its images do, too."""
     rng = np.random.default_rng(number)
     steps = [
         {
             "observation": {
-                "image": np.full((size, size, 3), (10 * number + step) % 256, np.uint8),
+                "image": two_colours((10 * number + step) % 256, size),
                 "state": np.array([number, step, 0, 0], np.float32),
             },
             "action": rng.normal(size=4).astype(np.float32),

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from octo_integration.data import DataConfig, compute_statistics, eval_batches, statistics_from_json, train_batches
 
-from .conftest import WriteRLDS, assert_one_line
+from .conftest import WriteRLDS, assert_one_line, two_colours
 
 F = tfds.features
 SIZES = {"libero": (8, 7), "calvin": (15, 7), "metaworld": (4, 4)}
@@ -20,7 +20,7 @@ CAMERAS = {"libero": ("image", "wrist_image"), "calvin": ("rgb_static", "rgb_gri
 
 
 def image(colour: int, step: int) -> np.ndarray:
-    return np.full((16, 16, 3), colour + 4 * step, np.uint8)
+    return two_colours(colour + 4 * step)[::-1, ::-1]
 
 
 def features(kind: str) -> dict[str, Any]:

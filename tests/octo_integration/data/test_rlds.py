@@ -45,6 +45,13 @@ def test_directory_above_the_version(write_rlds: WriteRLDS) -> None:
     refused(path.parent, "dataset_info.json", f"did you mean {path}?")
 
 
+def test_the_newest_version_is_found_by_number(tmp_path: Path) -> None:
+    for version in ("1.0.0", "9.0.0", "10.0.0", "10.0.0-old/nested"):
+        (tmp_path / "set" / version).mkdir(parents=True)
+        (tmp_path / "set" / version / "dataset_info.json").write_text("{}")
+    refused(tmp_path / "set", f"did you mean {tmp_path}/set/10.0.0?")
+
+
 def test_directory_of_something_else(tmp_path: Path) -> None:
     refused(tmp_path, "not an RLDS data set", "give the directory that holds it")
 

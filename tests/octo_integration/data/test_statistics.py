@@ -7,11 +7,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from octo_integration.data import DataConfig, Moments, Statistics, compute_statistics
+from octo_integration.data import (
+    DataConfig,
+    Moments,
+    Statistics,
+    compute_statistics,
+    statistics_from_json,
+    train_batches,
+)
 from octo_integration.data import episodes as episodes_module
 
-from .conftest import WriteRLDS
+from .conftest import WriteRLDS, make_episode
 
 
 def config(path: Path, **changes: object) -> DataConfig:
@@ -175,3 +183,72 @@ def test_a_full_disk_costs_the_cache_only(
     assert statistics.num_steps == 3
     assert "No space left" in caplog.text
     assert os.listdir(tmp_path / "cache") == []
+
+
+def test_bounds_clipped_keep_all_within_what_was_learnt_from() -> None:
+    statistics = toy("bounds_clipped")
+    low, high = statistics.action.q01, statistics.action.q99
+    x = np.stack([low - 9, low, (low + high) / 2, high, high + 9])
+    normalised = np.array([-1, -1, 0, 1, 1], np.float32)[:, None] * np.ones(3, np.float32)
+    for array in (np.asarray, jnp.asarray, tf.constant):
+        y = statistics.normalise_action(array(x))
+        assert y.dtype == np.float32
+        np.testing.assert_allclose(np.asarray(y)[:, :3], normalised, atol=1e-4)
+        assert np.abs(y).max() <= 1  # also where the dimension is constant
+        back = statistics.unnormalise_action(array(2 * np.asarray(y)))
+        np.testing.assert_allclose(np.asarray(back)[:, :3], np.clip(x, low, high)[:, :3], rtol=1e-5)
+    proprio = statistics.normalise_proprio(x[:, :2])
+    np.testing.assert_array_equal(proprio, statistics.normalise_action(x)[:, :2])
+
+
+def test_bounds_clipped_are_what_training_reads_and_a_run_keeps(write_rlds: WriteRLDS) -> None:
+    clipped = config(write_rlds([9, 11]), normalisation="bounds_clipped", image_size=16, batch_size=20)
+    statistics = statistics_from_json(compute_statistics(clipped).to_json())
+    assert statistics.of().normalisation == "bounds_clipped"
+    found = {
+        name: next(train_batches(clipped, dataclasses.replace(statistics.of(), normalisation=name), seed=0))
+        for name in ("bounds", "bounds_clipped")
+    }
+    for read in (lambda batch: batch["action"], lambda batch: batch["observation"]["proprio"]):
+        assert np.abs(read(found["bounds"])).max() > 1
+        np.testing.assert_array_equal(read(found["bounds_clipped"]), read(found["bounds"]).clip(-1, 1))
+
+
+def rarely_moving() -> list[dict]:
+    """Of 600 steps one moves the last entry by 1, the others by 0.01; the last of the state moves by very little."""
+    episode = make_episode(0, 600)
+    for number, step in enumerate(episode["steps"]):
+        step["action"][3] = 1.0 if number == 300 else 0.01 * (number % 2)
+        step["observation"]["state"][3] = 5.0 + 1e-3 * (number % 2)
+    return [episode]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Ours; TensorFlow has its own."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("octo_integration")]
+
+
+@pytest.mark.parametrize(("normalisation", "factor"), [("bounds", 199), ("mean_std", 24)])
+def test_a_dimension_that_hardly_ever_moves_is_named_whenever_statistics_are_made(
+    write_rlds: WriteRLDS, tmp_path: Path, caplog: pytest.LogCaptureFixture, normalisation: str, factor: int
+) -> None:
+    content = rarely_moving()
+    rare = config(write_rlds({"train": content}), normalisation=normalisation)
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        statistics = compute_statistics(rare, tmp_path / "cache").of()
+        values = np.stack([step["action"] for step in content[0]["steps"]])
+        largest = np.abs(statistics.normalise_action(values)).max(0)
+        np.testing.assert_allclose(statistics.action.largest(normalisation), largest, rtol=1e-5)
+        (message,) = warnings(caplog)
+        assert message.startswith(f"{rare.path} [train]: normalised by {normalisation}, these dimensions reach")
+        assert f": action[3] ({factor}); give --data.normalisation bounds_clipped" in message
+    caplog.clear()
+    clipped = compute_statistics(dataclasses.replace(rare, normalisation="bounds_clipped"), tmp_path / "cache").of()
+    assert not warnings(caplog) and np.abs(clipped.normalise_action(values)).max() == 1
+
+
+def test_data_that_move_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for normalisation in ("mean_std", "bounds"):
+        compute_statistics(DataConfig(normalisation=normalisation))  # type: ignore[arg-type]
+    assert not warnings(caplog)

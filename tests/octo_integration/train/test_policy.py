@@ -1,5 +1,7 @@
 """What a policy shows its model is what the training windows showed it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -81,11 +83,11 @@ def test_history_is_what_was_seen_though_the_memory_is_used_again(statistics):
     policy, seen = make(statistics)
     camera = moment()
     policy.observe(camera)
-    camera["image_primary"][:] = 7
+    camera["image_primary"][:] = moment(1)["image_primary"]
     policy(camera, "push")
     shown = seen.batches[-1]["observation"]["image_primary"][0]
     np.testing.assert_array_equal(shown[1], moment()["image_primary"])
-    assert (shown[2] == 7).all()
+    np.testing.assert_array_equal(shown[2], moment(1)["image_primary"])
 
 
 def test_what_an_observation_lacks_is_masked(statistics):
@@ -127,3 +129,33 @@ def test_an_observation_that_does_not_fit_is_named(statistics):
         policy({"image_primary": np.zeros((32, 32, 3), np.uint8)}, "push")
     with pytest.raises(ValueError, match="has none of image_primary; give at least one image"):
         policy.observe({"proprio": np.zeros(4, np.float32)})
+
+
+@pytest.mark.parametrize("blank", [" ", "\r\n", "\x00\x00", "\u3000"])
+def test_a_blank_instruction_is_none_as_in_training(statistics, blank):
+    policy, seen = make(statistics)
+    for instruction in (blank, blank + "push"):
+        policy(moment(), instruction)
+    assert [batch["task"]["pad_mask_dict"]["instruction"].tolist() for batch in seen.batches] == [[False], [True]]
+
+
+def test_an_image_of_one_colour_is_missing_as_in_training(statistics):
+    policy, seen = make(statistics, cameras=("primary", "wrist"), goal=True)
+    grey = np.full((64, 64, 3), 90, np.uint8)
+    policy({**moment(), "image_wrist": grey, "goal": grey, "proprio": np.zeros(4, np.float32)}, "push")
+    batch = seen.batches[-1]
+    masks = batch["observation"]["pad_mask_dict"]
+    assert masks["image_primary"].all() and masks["proprio"].all() and not masks["image_wrist"].any()
+    assert not batch["observation"]["image_wrist"].any() and not batch["task"]["image_primary"].any()
+    assert batch["task"]["pad_mask_dict"]["image_primary"].tolist() == [False]
+
+
+def test_bounds_clipped_are_clipped_by_the_policy_too(statistics):
+    clipped = dataclasses.replace(statistics, normalisation="bounds_clipped")
+    policy, seen = make(clipped)
+    low, high = clipped.proprio.q01, clipped.proprio.q99
+    policy({**moment(), "proprio": high + 5 * (high - low)}, "push")
+    np.testing.assert_array_equal(seen.batches[-1]["observation"]["proprio"], np.ones((1, WINDOW, 4), np.float32))
+    config = FinetuneConfig(out="run")
+    far = Trained(config, build(config, clipped), None, lambda *_: np.full((1, 8, 4), -3, np.float32))
+    np.testing.assert_allclose(Policy(far)(moment(), "push"), np.tile(clipped.action.q01, (8, 1)), atol=1e-6)

@@ -1,0 +1,41 @@
+"""What `make test` runs on the newest JAX, and what it says where it cannot."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+
+
+def make(*arguments: str, pythons: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYENV_ROOT": str(pythons), "MAKEFLAGS": ""}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_pythons_that_are_not_here_are_named_loudly_and_no_error(tmp_path: Path) -> None:
+    done = make("newest", "NEWEST=9.98-newest 9.99-newest", pythons=tmp_path)
+    assert done.returncode == 0 and "pytest" not in done.stdout
+    assert [line for line in done.stderr.splitlines() if line] == [
+        f"!!! NOT TESTED: the newest JAX with Python {version}, which is not here. !!!" for version in ("9.98", "9.99")
+    ]
+
+
+def test_a_python_of_pyenv_runs_the_core_and_the_integration_though_it_is_not_chosen(tmp_path: Path) -> None:
+    python = tmp_path / "versions/9.99.1/bin/python9.99"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    commands = make("--dry-run", "newest", "NEWEST=9.99-newest", pythons=tmp_path).stdout.replace("\\\n", " ")
+    assert f"{python} -m venv .venv-python9.99-newest" in commands
+    assert "newest.txt" in commands
+    (tests,) = [line.split() for line in commands.splitlines() if "-m pytest" in line]
+    named = [ROOT / word.partition("::")[0] for word in tests if word.startswith("tests/")]
+    assert ROOT / "tests/maps_optax" in named and all(path.exists() for path in named)
+    assert {path.parts[len(ROOT.parts) + 2] for path in named[1:]} == {"model", "weights", "train"}
+
+
+def test_the_tests_of_every_day_end_with_the_newest() -> None:
+    assert make("--dry-run", "test", "NEWEST=9.99-newest", pythons=ROOT).stdout.count("NOT TESTED") == 1
