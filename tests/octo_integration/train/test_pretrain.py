@@ -46,6 +46,7 @@ def small(monkeypatch, tmp_path):
     """A config of a small model on frames in memory."""
     monkeypatch.setitem(CONFIGS, "small", SMALL)
     monkeypatch.setattr(pretraining, "read_frames", lambda path: frames())
+    monkeypatch.setattr(pretraining, "measure_frames", lambda path: (COUNT, 16))
     return PretrainConfig(
         frames=str(tmp_path / "frames"),
         out=str(tmp_path / "run"),
