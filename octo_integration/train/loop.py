@@ -337,8 +337,13 @@ def _error_scalars(errors: dict[str, ActionError]) -> dict[str, float]:
 
 
 def cache_directory() -> Path:
-    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache."""
+    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache.
+
+    Raises:
+      ValueError: the variable has a scheme.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    refuse_schemes(base, "XDG_CACHE_HOME")
     return Path(base) / "maps_vla"
 
 

@@ -95,6 +95,12 @@ def test_a_mixture_may_not_name_one_either(tmp_path):
         members(DataConfig(mixture=str(file)))
 
 
+def test_nor_may_the_environment(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", URL)
+    with pytest.raises(ValueError, match=f"^XDG_CACHE_HOME is '{URL}'"):
+        loop.cache_directory()
+
+
 @pytest.mark.parametrize(
     "run", [lambda: loop.finetune(FinetuneConfig(out=URL)), lambda: pretrain(PretrainConfig("x", URL))]
 )
