@@ -42,7 +42,7 @@ def test_a_second_holder_is_told_who_holds_it(file):
         pass
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_the_end_of_its_process_releases_it(file, end):
     command = [sys.executable, "-c", HOLD, str(file)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
