@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
-
+from octo_integration import limits
 from octo_integration.config import read_config
+from octo_integration.limits import check_limits
 from octo_integration.model.config import HeadKind
+from octo_integration.paths import refuse_schemes
 
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
@@ -57,18 +58,9 @@ class InspectConfig:
     variant: str = "paper"
     """paper: the formula, last layer 0; released: the authors' script."""
 
-
-@dataclasses.dataclass(frozen=True)
-class PlotConfig:
-    """Draws how far every pretrained tensor moved along the stack, runs beside each other.
-
-    maps-vla plot runs/adam runs/maps --out drift.png
-    """
-
-    runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories of finetune, in the order of the panels."""
-    out: str = "drift.png"
-    """The figure; its ending chooses the format."""
+    def __post_init__(self) -> None:
+        """Refuses a strength that is none."""
+        check_limits("inspect", self, {"lambda_max": limits.AT_LEAST_0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +80,11 @@ class FramesConfig:
     """The same seed gives the same frames."""
     workers: int = 2
     """Simulator processes."""
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that make no sense."""
+        at_least_1 = dict.fromkeys(("count", "image_size", "workers"), limits.AT_LEAST_1)
+        check_limits("collect-frames", self, {**at_least_1, "seed": limits.AT_LEAST_0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +114,11 @@ class EvaluateConfig:
     """Of the initial states and looks."""
     video: str | None = None
     """Folder for a video of every episode."""
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that make no sense."""
+        at_least_1 = dict.fromkeys(("episodes", "max_steps", "execute"), limits.AT_LEAST_1)
+        check_limits("evaluate", self, {**at_least_1, "step": limits.AT_LEAST_0, "seed": limits.AT_LEAST_0})
 
 
 def inspect(config: InspectConfig) -> int:
@@ -151,11 +153,15 @@ def finetune(config: Any) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """Rolls a checkpoint out and prints the success rates."""
-    from octo_integration.evaluate.rollout import rollout
+    from octo_integration.evaluate.rollout import check_rollout, rollout
     from octo_integration.train.policy import load_policy
 
+    data = read_config(Path(config.run)).data
+    for shift in config.shifts:
+        check_rollout(config.tasks, shift, video=config.video is not None)
+    if config.execute > data.chunk:
+        raise ValueError(f"execute is {config.execute}, but the run predicts {data.chunk} steps; give at most as many.")
     policy = load_policy(Path(config.run), config.step, config.dataset)
-    image_size = read_config(Path(config.run)).data.image_size
     results = [
         result
         for shift in config.shifts
@@ -167,7 +173,7 @@ def evaluate(config: EvaluateConfig) -> int:
             shift=shift,
             max_steps=config.max_steps,
             execute=config.execute,
-            image_size=image_size,
+            image_size=data.image_size,
             video_dir=None if config.video is None else Path(config.video),
         )
     ]
@@ -228,7 +234,7 @@ def merge(config: Any) -> int:
     return 0
 
 
-def plot(config: PlotConfig) -> int:
+def plot(config: Any) -> int:
     """Draws the drift figure."""
     from octo_integration.plot import plot_drift
 
@@ -275,7 +281,7 @@ COMMANDS: dict[str, Command] = {
         "roll a fine-tuned policy out in Meta-World: success per task", f"{HERE}.cli:EvaluateConfig", evaluate
     ),
     "merge": Command("add the adapters of a LoRA run to its weights", f"{HERE}.train.lora:MergeConfig", merge),
-    "plot": Command("draw the drift of runs along the stack", f"{HERE}.cli:PlotConfig", plot),
+    "plot": Command("draw the drift of runs along the stack", f"{HERE}.plot:PlotConfig", plot),
     "demo": Command(
         "compare Adam and MAPS on the shipped data in a few minutes", f"{HERE}.train.demo:DemoConfig", demo
     ),
@@ -313,19 +319,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     command = COMMANDS[name]
     try:
-        return command.run(_parse(name, command, options))
+        config = _parse(name, command, options)
+        refuse_schemes(config)
+        return command.run(config)
     except KeyboardInterrupt:
         print(f"maps-vla {name}: interrupted.", file=sys.stderr)
         return INTERRUPTED
     except USER_ERRORS as error:
-        if os.environ.get("MAPS_VLA_DEBUG") == "1":
+        if os.environ.get("MAPS_VLA_DEBUG") == "1" or (missing := _missing(error)).startswith(HERE):
             raise
         text = " ".join(str(error).split()) or type(error).__name__
+        if missing:
+            text = f"{missing} is not installed: pip install 'maps_optax[vla]'"
         print(f"maps-vla {name}: {text}", file=sys.stderr)
         return BAD_INPUT
 
 
+def _missing(error: Exception) -> str:
+    """The module that Python did not find, where nobody has said yet what to install; "": it is another error."""
+    if isinstance(error, ModuleNotFoundError) and str(error).startswith("No module named"):
+        return str(error.name)
+    return ""
+
+
 def _parse(name: str, command: Command, options: list[str]) -> Any:
+    import tyro
+
     module, _, attribute = command.options.partition(":")
     cls = getattr(importlib.import_module(module), attribute)
     return tyro.cli(cls, args=options, prog=f"maps-vla {name}")

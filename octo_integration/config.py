@@ -12,13 +12,42 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from octo_integration import limits
 from octo_integration.data import DataConfig
+from octo_integration.limits import check_limits
 from octo_integration.model.config import HeadKind, LoraConfig, Remat
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
 NanPolicy = Literal["stop", "skip"]
 T = typing.TypeVar("T")
+
+# Those of data are in its own config.
+LIMITS = {
+    "optimizer.lr": limits.POSITIVE,
+    "optimizer.steps": limits.AT_LEAST_1,
+    "optimizer.clip": limits.ABOVE_0,
+    "optimizer.weight_decay": limits.AT_LEAST_0,
+    "optimizer.betas": limits.BELOW_1,
+    "optimizer.accumulate": limits.AT_LEAST_1,
+    "maps.lambda_max": limits.AT_LEAST_0,
+    "maps.max_pull": limits.ABOVE_0,
+    "lora.rank": limits.AT_LEAST_0,
+    "lora.alpha": limits.POSITIVE,
+    "mesh.data": limits.AXIS,
+    "mesh.fsdp": limits.AXIS,
+    "mesh.tensor": limits.AXIS,
+    "mesh.min_size": limits.AT_LEAST_0,
+    "mesh.processes": limits.AT_LEAST_1,
+    "mesh.process": limits.AT_LEAST_0,
+    "mesh.timeout": limits.AT_LEAST_1,
+    "seed": limits.SEED,
+    "max_skips": limits.AT_LEAST_1,
+    "log_every": limits.AT_LEAST_1,
+    "eval_every": limits.AT_LEAST_1,
+    "save_every": limits.AT_LEAST_1,
+    "keep": limits.AT_LEAST_1,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,34 +186,17 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
+        check_limits("config", self, LIMITS)
         optimizer = self.optimizer
-        at_least_one: dict[str, int] = {
-            "optimizer.steps": optimizer.steps,
-            "optimizer.accumulate": optimizer.accumulate,
-            "log_every": self.log_every,
-            "eval_every": self.eval_every,
-            "save_every": self.save_every,
-            "keep": self.keep,
-            "max_skips": self.max_skips,
-            "mesh.timeout": self.mesh.timeout,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"config: {name} is {value}; give a number of at least 1.")
         if not 0 <= optimizer.warmup < optimizer.steps:
             raise ValueError(
                 f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
                 "give 0 <= warmup < steps."
             )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"config: seed is {str(self.seed)[:40]}; give 0 <= seed < 2**63.")
         if self.cudnn and self.compute_dtype != "bfloat16":
             raise ValueError(
                 "config: cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
             )
-        for name, number in {"optimizer.lr": optimizer.lr, "optimizer.clip": optimizer.clip}.items():
-            if not number > 0:
-                raise ValueError(f"config: {name} is {number}; give a number above 0.")
 
 
 def to_dict(config: Any) -> Any:
@@ -263,13 +275,28 @@ def read_config(run: Path) -> FinetuneConfig:
       FileNotFoundError: it is none.
       ValueError: config.json is not ours.
     """
+    values = _read(run)
+    if isinstance(values, dict):
+        values.pop("versions", None)
+    return from_dict(FinetuneConfig, values, str(run / "config.json"))
+
+
+def read_versions(run: Path) -> dict[str, Any]:
+    """The versions of packages, and settings of JAX, that a run directory was made with; {} where it does not say.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_config`.
+    """
+    values = _read(run)
+    versions = values.get("versions") if isinstance(values, dict) else None
+    return versions if isinstance(versions, dict) else {}
+
+
+def _read(run: Path) -> Any:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; give the --out folder of a finetune run.")
     try:
-        values = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}).") from None
-    if isinstance(values, dict):
-        values.pop("versions", None)
-    return from_dict(FinetuneConfig, values, str(path))

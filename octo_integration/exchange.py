@@ -3,11 +3,21 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from octo_integration import lock
+from octo_integration.config import read_config
 from octo_integration.train.lora import merge_lora
 from octo_integration.train.policy import load_run
 from octo_integration.train.setup import model_config, model_shapes
-from octo_integration.weights.imported import PROVENANCE, export_weights, import_weights, read_provenance, restore
+from octo_integration.weights.imported import (
+    PROVENANCE,
+    check_new,
+    export_weights,
+    import_weights,
+    read_provenance,
+    restore,
+)
 from octo_integration.weights.store import save_params
 
 SOURCES = ("dinov2", "siglip", "clip", "t5", "language")
@@ -64,12 +74,14 @@ class ExportConfig:
 
 def run_import(config: ImportConfig) -> str:
     """Imports; returns what came of it, in words."""
+    out = Path(config.out)
     sources = {m: Path(path) for m in SOURCES if (path := getattr(config, m)) is not None}
     if config.prismatic is not None and sources:
         raise ValueError(f"import: --prismatic has every module; leave out --{next(iter(sources))}.")
     whole = None if config.prismatic is None else Path(config.prismatic)
     shapes = model_shapes(config.model)
-    record = import_weights(config.model, model_config(config.model), shapes, sources, Path(config.out), whole)
+    with lock.held(lock.beside(out), out):
+        record = import_weights(config.model, model_config(config.model), shapes, sources, out, whole)
     lines = []
     for module, origin in record["modules"].items():
         lines.append(f"{module}: {len(origin['shapes'])} tensors, {origin['format']} names")
@@ -83,21 +95,30 @@ def run_export(config: ExportConfig) -> str:
     """Exports; returns what was written, in words."""
     if (config.run is None) == (config.weights is None):
         raise ValueError("export: give either --run or --weights.")
-    if config.weights is not None:
-        record = read_provenance(Path(config.weights))
-        params = restore(Path(config.weights), model_shapes(record["model"]))
-    else:
-        trained = load_run(Path(str(config.run)), config.step)
-        weights, params = trained.config.weights, merge_lora(trained.params, trained.config.lora)
-        if weights is None or not (Path(weights) / PROVENANCE).is_file():
-            raise ValueError(
-                f"export: {config.run} started from weights {weights!r}, which were not imported, so there are no "
-                "names to go back to; its parameters are in its checkpoints."
-            )
-        record = read_provenance(Path(weights))
-    files = export_weights(params, record, Path(config.out))
-    fresh = {module: leaves for module, leaves in params.items() if module not in record["modules"]}
-    if fresh:
-        files.append(Path(config.out) / "fresh.safetensors")
-        save_params(files[-1], fresh)
+    out = Path(config.out)
+    with lock.held(lock.beside(out), out):
+        check_new(out)
+        if config.weights is not None:
+            record = read_provenance(Path(config.weights))
+            params = restore(Path(config.weights), model_shapes(record["model"]))
+        else:
+            record, params = _trained(Path(str(config.run)), config.step)
+        files = export_weights(params, record, out)
+        fresh = {module: leaves for module, leaves in params.items() if module not in record["modules"]}
+        if fresh:
+            files.append(out / "fresh.safetensors")
+            save_params(files[-1], fresh)
     return "\n".join(f"wrote {file}" for file in files)
+
+
+def _trained(run: Path, step: int | None) -> tuple[dict[str, Any], Any]:
+    """The provenance of the weights that a run started from, and its parameters, adapters merged."""
+    weights = read_config(run).weights
+    if weights is None or not (Path(weights) / PROVENANCE).is_file():
+        raise ValueError(
+            f"export: {run} started from weights {weights!r}, which were not imported, so there are no "
+            "names to go back to; its parameters are in its checkpoints."
+        )
+    record = read_provenance(Path(weights))
+    trained = load_run(run, step)
+    return record, merge_lora(trained.params, trained.config.lora)

@@ -3,6 +3,7 @@
 maps-vla plot runs/adam runs/maps --out drift.png
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tyro
 
 # Background and text colour of the modules, in the order of the stack (colour-blind safe, light enough for dots).
 BANDS = ("#dbe9f6", "#e0f0de", "#fde8d0", "#efe3f3", "#f6dfe0", "#ececec")
@@ -18,6 +20,19 @@ RUN_COLOURS = ("#d1495b", "#00798c", "#6a4c93", "#b8860b", "#3d5a80", "#386641")
 ROOM = 30.0  # the axis ends this factor below the smallest mean of a layer
 MOST_LABELS = 30  # layers whose strength is written out; in a deeper stack each module's first
 NAMES = {"dinov2": "DINOv2", "siglip": "SigLIP", "bridge": "bridge", "language": "language"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotConfig:
+    """Draws how far every pretrained tensor moved along the stack, runs beside each other.
+
+    maps-vla plot runs/adam runs/maps --out drift.png
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories of finetune, in the order of the panels."""
+    out: str = "drift.png"
+    """The figure; its ending chooses the format."""
 
 
 class Tensor(NamedTuple):

@@ -109,7 +109,7 @@ def eval_batches(config: DataConfig, statistics: Statistics | MixtureStatistics,
     member, name = member_of(config, split)
     opened = _open(member, statistics, config, name)
     if config.mixture is None:
-        _check_cameras(config, [opened])
+        check_cameras(config, [opened])
     data = samples(opened, config, statistics, None)
     data = data.map(lambda sample: decoded(sample, config), num_parallel_calls=tf.data.AUTOTUNE)
     return _iterate([opened[1]], data.batch(config.batch_size))
@@ -118,7 +118,7 @@ def eval_batches(config: DataConfig, statistics: Statistics | MixtureStatistics,
 def open_members(config: DataConfig, statistics: Statistics | MixtureStatistics) -> list[tuple[Member, Source]]:
     """The data sets that a run trains on, found fit for use; errors are those of `train_batches`."""
     opened = [_open(member, statistics, config) for member in members(config)]
-    _check_cameras(config, opened)
+    check_cameras(config, opened)
     return opened
 
 
@@ -243,7 +243,8 @@ def _open(
     return member, source
 
 
-def _check_cameras(config: DataConfig, opened: list[tuple[Member, Source]]) -> None:
+def check_cameras(config: DataConfig, opened: list[tuple[Member, Source]]) -> None:
+    """Raises ValueError where a camera that the run wants is in none of its data sets."""
     for camera in config.cameras:
         if not any(camera in source.cameras for _, source in opened):
             known = sorted({c for _, source in opened for c in source.standardisation.images})

@@ -55,7 +55,7 @@ class DataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; give a number of at least 1.")
         drops = self.drop_instruction, self.drop_goal
-        if min(drops) < 0 or sum(drops) > 1 or (sum(drops) > 0 and not self.goal):
+        if not (min(drops) >= 0 and sum(drops) <= 1) or (sum(drops) > 0 and not self.goal):
             raise ValueError(
                 f"data.drop_instruction is {drops[0]}, data.drop_goal {drops[1]}; give shares that sum to at most 1, "
                 "and data.goal."

@@ -64,6 +64,17 @@ class Frames:
         return Frames(**{name: getattr(self, name)[index] for name in SHAPES})
 
 
+def measure_frames(path: str | Path) -> tuple[int, int]:
+    """How many frames `read_frames` will read, and their height in pixels, by the metadata alone.
+
+    Raises:
+      FileNotFoundError: as `read_frames`.
+      ValueError: the metadata are damaged, or of other features.
+    """
+    info = _open(path).info
+    return info.splits["train"].num_examples, info.features["image"].shape[0]
+
+
 def read_frames(path: str | Path) -> Frames:
     """Reads the split "train" of a TFDS directory.
 
@@ -74,7 +85,29 @@ def read_frames(path: str | Path) -> Frames:
       FileNotFoundError: there is none.
       ValueError: it is damaged, empty, has other features, or positions that are not finite.
     """
-    from octo_integration.data._tf import settled, tf, tfds
+    from octo_integration.data._tf import settled, tf
+
+    builder = _open(path)
+    try:
+        rows = list(settled(builder.as_dataset(split="train")).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"frames: {path} is damaged ({line}); render it again.") from None
+    if not rows:
+        raise ValueError(f"frames: {path} is empty; render frames first.")
+    columns = {name: np.stack([row[name] for row in rows]) for name in SHAPES}
+    for name, values in columns.items():
+        if values.dtype == np.float32 and not np.isfinite(values).all():
+            raise ValueError(f"frames: {path}: {name} has values that are not finite; render again.")
+    for name in TEXTS:
+        texts = [text.decode(errors="replace") for text in columns[name].tolist()]
+        columns[name] = np.array(texts, dtype=object)
+    return Frames(**columns)
+
+
+def _open(path: str | Path) -> Any:
+    """TFDS's builder of frames with the features that they should have."""
+    from octo_integration.data._tf import tfds
     from octo_integration.data.trusted import check_features, check_inside
 
     if not os.path.isfile(os.path.join(path, "dataset_info.json")):
@@ -98,21 +131,7 @@ def read_frames(path: str | Path) -> Frames:
                 f"frames: {path}: feature {name} is {found.get(name, 'missing')}, but should have "
                 f"shape {shape}; render the frames again."
             )
-    try:
-        rows = list(settled(builder.as_dataset(split="train")).as_numpy_iterator())
-    except tf.errors.OpError as error:
-        line = str(error).splitlines()[0]
-        raise ValueError(f"frames: {path} is damaged ({line}); render it again.") from None
-    if not rows:
-        raise ValueError(f"frames: {path} is empty; render frames first.")
-    columns = {name: np.stack([row[name] for row in rows]) for name in SHAPES}
-    for name, values in columns.items():
-        if values.dtype == np.float32 and not np.isfinite(values).all():
-            raise ValueError(f"frames: {path}: {name} has values that are not finite; render again.")
-    for name in TEXTS:
-        texts = [text.decode(errors="replace") for text in columns[name].tolist()]
-        columns[name] = np.array(texts, dtype=object)
-    return Frames(**columns)
+    return builder
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from octo_integration.data.config import DataConfig
+from octo_integration.paths import refuse_schemes
 
 FIELDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -91,6 +92,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"data.mixture: {path} is not JSON ({error}).") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"data.mixture: {path} is no list of data sets; see maps-vla finetune --help.")
+    refuse_schemes(rows, f"data.mixture: {path}")
     for i, row in enumerate(rows):
         for field, value in row.items():
             if field not in FIELDS:

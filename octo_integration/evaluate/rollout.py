@@ -108,13 +108,7 @@ def rollout(
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"evaluate: {name} is {value}; give a number of at least 1.")
-    for task in tasks:
-        get_task(task)
-        if shift in GOAL_SHIFTS and not get_task(task).has_goals:
-            raise ValueError(f"evaluate: the shift {shift} needs tasks with coloured shapes; take {task} out of tasks.")
-    draw_shift(shift, seed, layouts)
-    if video_dir is not None and importlib.util.find_spec("imageio") is None:
-        raise SimulatorMissing("imageio")
+    check_rollout(tasks, shift, layouts, video=video_dir is not None)
 
     results = []
     with tqdm(total=len(tasks) * episodes, desc="evaluate", unit="episode") as bar:
@@ -134,6 +128,18 @@ def rollout(
             interval = wilson_interval(sum(outcomes), episodes)
             results.append(TaskResult(task, shift, tuple(outcomes), interval))
     return results
+
+
+def check_rollout(tasks: Sequence[str], shift: str, layouts: str = "all", *, video: bool = False) -> None:
+    """What `rollout` refuses, without a policy; arguments and errors are its own."""
+    for task in tasks:
+        get_task(task)
+        if shift in GOAL_SHIFTS and not get_task(task).has_goals:
+            raise ValueError(f"evaluate: the shift {shift} needs tasks with coloured shapes; take {task} out of tasks.")
+    draw_shift(shift, 0, layouts)
+    for module in ("metaworld", *(["imageio"] if video else [])):
+        if importlib.util.find_spec(module) is None:
+            raise SimulatorMissing(module)
 
 
 def run_episode(

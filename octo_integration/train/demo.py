@@ -43,6 +43,11 @@ class DemoConfig:
     seed: int = 0
     """Of both runs."""
 
+    def __post_init__(self) -> None:
+        """Refuses what one of the runs would refuse."""
+        for method in METHODS:
+            run_config(self, method)
+
 
 def demo(config: DemoConfig) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""

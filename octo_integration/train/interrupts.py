@@ -1,19 +1,54 @@
-"""SIGTERM and SIGINT as a request that the training loop honours between two steps."""
+"""SIGTERM and SIGINT as a request that loops honour between two steps or two batches."""
 
 import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """Work was left unfinished because a signal asked to stop."""
 
 
 @dataclasses.dataclass
 class Request:
-    """The signal that asked to stop, or None so far."""
+    """A request to stop.
+
+    Attributes:
+      signal: the signal that asked this process, or None so far.
+      agreed: the signal that all processes of the run stop for, or None so far.
+    """
 
     signal: int | None = None
+    agreed: int | None = None
+
+    def ask(self, *, together: bool = True) -> int | None:
+        """`agreed`, brought up to date.
+
+        Args:
+          together: whether all processes of the run ask now, at the same step; otherwise several learn nothing new.
+        """
+        if self.agreed is None and jax.process_count() == 1:
+            self.agreed = self.signal
+        elif self.agreed is None and together:
+            self.agreed = int(np.max(multihost_utils.process_allgather(np.asarray(self.signal or 0)))) or None
+        return self.agreed
+
+    def heeded(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; raises Interrupted before the next one where a signal asks to stop."""
+        for batch in batches:
+            if self.ask() is not None:
+                raise Interrupted
+            yield batch
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Fine-tuning from start, or from where it stopped, to the end: `finetune(config)`."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -15,17 +16,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration import data
 from octo_integration.adapters import with_adapters
-from octo_integration.config import FinetuneConfig, differences, read_config, to_dict
+from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.train import checkpoint, distributed, finite, lifeline, lora, sharding
+from octo_integration.paths import refuse_schemes
+from octo_integration.train import checkpoint, checks, claim, distributed, finite, flags, lifeline, lora, sharding
 from octo_integration.train.drift import drift, write_drift
-from octo_integration.train.interrupts import Request, interrupts
+from octo_integration.train.interrupts import Interrupted, Request, interrupts
 from octo_integration.train.logs import open_log
 from octo_integration.train.setup import (
     Built,
@@ -66,6 +67,9 @@ MAY_CHANGE = (
     "max_skips",
 )
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+# Steps that are dispatched while the device works on another one: enough to keep it busy, and few to wait for when a
+# signal asks to stop.
+AHEAD = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +112,18 @@ def finetune(config: FinetuneConfig) -> Outcome:
 
     Where another process of a multi-process run is gone, this one prints one line and exits (see `lifeline`).
     """
+    refuse_schemes(config)
     distributed.start(config.mesh)
-    with lifeline.together(Path(config.out)):
-        return _finetune(config, Path(config.out))
+    out = Path(config.out)
+    with lifeline.together(out), claim.held(out):
+        return _finetune(config, out)
 
 
 def _finetune(config: FinetuneConfig, out: Path) -> Outcome:
     mesh = sharding.make_mesh(config.mesh)
     share = sharding.batch_share(config.data.batch_size, mesh)
     _check_same_run(out, config)
+    checks.check(config, hosts=share[1])
     built = build(config, data.compute_statistics(config.data, cache_directory()))
     for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
         data.eval_batches(config.data, built.statistics, split=split)
@@ -178,9 +185,10 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
             for _ in range(accumulate):
                 state, metrics = train_step(state, next(batches))
                 pending.append(metrics)
+                jax.block_until_ready(pending[-1 - AHEAD : -AHEAD])
             done += 1
             log.advance()
-            stop = _agreed(request, at_log_step=done % config.log_every == 0)
+            stop = request.ask(together=done % config.log_every == 0)
             ending = done == steps or stop is not None
             if ending or done % config.log_every == 0 or done % config.save_every == 0:
                 pending = jax.device_get(pending)
@@ -192,24 +200,15 @@ def _loop(run: _Run, train_step: Callable[..., Any], state: TrainState, start: i
             if ending or done % config.save_every == 0:
                 _save(run, state, done)
             if done % config.eval_every == 0 and not ending:
-                log.scalars(done, _error_scalars(_measure(run, state.model)))
+                if (errors := _measure(run, state.model, request)) is not None:
+                    log.scalars(done, _error_scalars(errors))
                 clock = time.perf_counter()
-        if stop is not None:
-            return Outcome(done, stop, {})
-        errors = _measure(run, state.model)
+        errors = None if stop is not None else _measure(run, state.model, request)
+        if errors is None:
+            return Outcome(done, request.agreed, {})
         if start < steps:
             log.scalars(done, _error_scalars(errors))
         return Outcome(done, None, errors)
-
-
-def _agreed(request: Request, *, at_log_step: bool) -> int | None:
-    """The signal to stop for. Several processes must stop at the same step, so they ask each other at log steps."""
-    if jax.process_count() == 1:
-        return request.signal
-    if not at_log_step:
-        return None
-    mine = np.asarray(request.signal or 0)
-    return int(np.max(multihost_utils.process_allgather(mine))) or None
 
 
 def _device_batches(run: _Run, consumed: int) -> Iterator[Tree]:
@@ -309,12 +308,15 @@ def _label(config: FinetuneConfig, state: TrainState) -> str:
     return f"LoRA ({maps.adapters}), {label}" if state.frozen else label
 
 
-def _measure(run: _Run, params: Tree) -> dict[str, ActionError]:
+def _measure(run: _Run, params: Tree, request: Request) -> dict[str, ActionError] | None:
+    """Split -> action error; None where a signal asks to stop on the way."""
     batches = functools.partial(data.eval_batches, run.config.data, run.built.statistics)
-    return {
-        split: action_error(run.predict, params, batches(split=split), _unnormalise(run, split))
-        for split in run.config.eval_splits
-    }
+    with contextlib.suppress(Interrupted):
+        return {
+            split: action_error(run.predict, params, request.heeded(batches(split=split)), _unnormalise(run, split))
+            for split in run.config.eval_splits
+        }
+    return None
 
 
 def _unnormalise(run: _Run, split: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -335,8 +337,13 @@ def _error_scalars(errors: dict[str, ActionError]) -> dict[str, float]:
 
 
 def cache_directory() -> Path:
-    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache."""
+    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache.
+
+    Raises:
+      ValueError: the variable has a scheme.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    refuse_schemes(base, "XDG_CACHE_HOME")
     return Path(base) / "maps_vla"
 
 
@@ -344,6 +351,7 @@ def _check_same_run(out: Path, config: FinetuneConfig) -> None:
     """Raises ValueError where `out` holds a run with another config; names the first field that differs."""
     if not (out / "config.json").exists():
         return
+    flags.check_flags(out, read_versions(out))
     for name, before, now in differences(read_config(out), config):
         alike = name == "maps.adapters" and {before, now} == {"init", "zero"}  # their anchors, in a checkpoint
         if alike or not name.startswith(MAY_CHANGE):
@@ -356,7 +364,7 @@ def _check_same_run(out: Path, config: FinetuneConfig) -> None:
 
 def _describe_run(out: Path, config: FinetuneConfig, built: Built) -> None:
     """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
     checkpoint.write_json(out / "config.json", {**to_dict(config), "versions": versions})
     if (tokenizer := find_tokenizer(config)) is not None:
         shutil.copyfile(tokenizer, out / tokenizer.name)

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import maps_optax as mx
 from octo_integration.adapters import with_adapters
-from octo_integration.config import MapsConfig
+from octo_integration.config import MapsConfig, read_config
 from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.weights.store import save_params
 
@@ -175,11 +175,12 @@ def run_merge(config: MergeConfig) -> str:
     """
     from octo_integration.train.policy import load_run  # which needs `split`
 
-    trained = load_run(Path(config.run), config.step)
-    lora = trained.config.lora
+    out, lora = Path(config.out), read_config(Path(config.run)).lora
     if lora.rank == 0:
         raise ValueError(f"merge: {config.run} was trained without adapters; its parameters are what they are.")
-    out = Path(config.out)
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"merge: --out is {config.out}; give a file that ends in .safetensors.")
+    trained = load_run(Path(config.run), config.step)
     provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
     save_params(out, merge_lora(trained.params, lora), provenance)
     return str(out)

@@ -137,4 +137,5 @@ class Policy:
 
 def load_policy(run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
     """The policy of a run directory; args and errors are those of `load_run` and `Policy`."""
+    read_statistics(run / "statistics.json").of(dataset)  # a wrong name shall not wait for the parameters
     return Policy(load_run(run, step), dataset)

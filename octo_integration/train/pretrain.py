@@ -19,13 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from octo_integration.data.frames_reader import Frames, read_frames
+from octo_integration import limits
+from octo_integration.data.frames_reader import Frames, measure_frames, read_frames
+from octo_integration.limits import check_limits
 from octo_integration.model.config import PRETRAINED, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import Words, load_words, train_words
 from octo_integration.model.vla import VLA
+from octo_integration.paths import refuse_schemes
+from octo_integration.train import claim, flags
 from octo_integration.train.checkpoint import write_json
-from octo_integration.train.interrupts import interrupts
+from octo_integration.train.interrupts import Request, interrupts
 from octo_integration.train.logs import open_log
 from octo_integration.train.pretrain_objective import (
     Batch,
@@ -42,6 +46,15 @@ from octo_integration.weights.store import load_params, save_params
 Tree = Any
 
 DECAYED = ("kernel", "embedding")
+AHEAD = 1  # as in `train.loop`
+
+LIMITS = {
+    **dict.fromkeys(("steps", "batch_size", "text_length", "log_every", "save_every"), limits.AT_LEAST_1),
+    "lr": limits.POSITIVE,
+    "weight_decay": limits.AT_LEAST_0,
+    "heldout": limits.SHARE,
+    "seed": limits.SEED,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +98,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
-        for name in ("steps", "batch_size", "text_length", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"pretrain: {name} is {getattr(self, name)}; give at least 1.")
+        check_limits("pretrain", self, LIMITS)
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"pretrain: warmup is {self.warmup} of {self.steps} steps; give fewer.")
-        if not 0 < self.heldout < 1:
-            raise ValueError(f"pretrain: heldout is {self.heldout}; give a share between 0 and 1.")
 
 
 class State(NamedTuple):
@@ -140,6 +149,7 @@ def pretrain(config: PretrainConfig) -> Path:
       FloatingPointError: the loss became NaN or inf.
       SystemExit: stopped by a signal, after saving.
     """
+    refuse_schemes(config)
     if config.model not in CONFIGS:
         raise ValueError(f"there is no model {config.model!r}; there are: {', '.join(CONFIGS)}.")
     sizes = CONFIGS[config.model]
@@ -148,39 +158,47 @@ def pretrain(config: PretrainConfig) -> Path:
             f"pretrain: model {config.model!r} has neither dinov2 with siglip nor clip alone, or no words of its own "
             "language model; there is an objective for those only, choose another model."
         )
-    frames = read_frames(config.frames)
-    count = len(frames) - round(config.heldout * len(frames))
-    if min(count, len(frames) - count) < max(ROWS, config.batch_size):
+    out = Path(config.out)
+    with claim.held(out):
+        return _pretrain(config, sizes, out)
+
+
+def _pretrain(config: PretrainConfig, sizes: VLAConfig, out: Path) -> Path:
+    _check_same_run(out, config)
+    given = _given_words(config, sizes)
+    total, pixels = measure_frames(config.frames)
+    count = total - round(config.heldout * total)
+    if min(count, total - count) < max(ROWS, config.batch_size):
         raise ValueError(
-            f"pretrain: {len(frames)} frames in {config.frames} are too few for batch_size "
+            f"pretrain: {total} frames in {config.frames} are too few for batch_size "
             f"{config.batch_size} and heldout {config.heldout}; render more."
         )
-    if frames.image.shape[1] != sizes.image_size:
+    if pixels != sizes.image_size:
         raise ValueError(
-            f"pretrain: the frames in {config.frames} have {frames.image.shape[1]} pixels, model {config.model!r} sees "
+            f"pretrain: the frames in {config.frames} have {pixels} pixels, model {config.model!r} sees "
             f"{sizes.image_size}; render them with --image-size {sizes.image_size}."
         )
+    frames = read_frames(config.frames)
     vla = VLA(sizes)
-    out = Path(config.out)
-    given = _given_words(config, sizes)
-    _claim(out, config)
+    write_json(out / "config.json", _record(config))
     words = given or _own_words(out, frames.take(slice(count)), sizes)
     train = Corpus(frames.take(slice(count)), config.text_length, words)
     heldout = Corpus(frames.take(slice(count, None)), config.text_length, words)
     tx = _optimizer(config)
     start = _start(vla, config, train, tx)
-    state = _resume(out, start)
-    state = _train(vla, config, train, tx, state, out)
-    rounded = jax.tree.map(_to_bfloat16_and_back, state.params["model"])
+    with interrupts() as request:
+        state = _train(vla, config, train, tx, _resume(out, start), out, request)
+        rounded = jax.tree.map(_to_bfloat16_and_back, state.params["model"])
 
-    def batches(part: Frames, kind: str, index: np.ndarray) -> Batch:
-        return (train if part is train.frames else heldout).batch(index, kind)
+        def batches(part: Frames, kind: str, index: np.ndarray) -> Batch:
+            _heed(request, config.steps)
+            return (train if part is train.frames else heldout).batch(index, kind)
 
-    measure = functools.partial(probe, vla, train=train.frames, heldout=heldout.frames, batches=batches)
-    probes = {
-        "pretrained": measure({"model": rounded, "heads": state.params["heads"]}),
-        "random": measure(start.params),
-    }
+        measure = functools.partial(probe, vla, train=train.frames, heldout=heldout.frames, batches=batches)
+        probes = {
+            "pretrained": measure({"model": rounded, "heads": state.params["heads"]}),
+            "random": measure(start.params),
+        }
     print(_table(probes))
     return _publish(out, config, rounded, probes)
 
@@ -233,31 +251,36 @@ def _start(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any) -> State:
     return init()
 
 
-def _train(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path) -> State:
+def _train(
+    vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path, request: Request
+) -> State:
     step = _make_step(vla, config, tx)
     done, stop = int(state.step), None
     pending: list[Tree] = []
-    with (
-        interrupts() as request,
-        open_log(out, start=done, steps=config.steps, name="pretrain") as log,
-    ):
+    with open_log(out, start=done, steps=config.steps, name="pretrain") as log:
         while done < config.steps and stop is None:
             index, kinds = _sample(config, len(train.frames), done)
             state, parts = step(state, train.batch(index, kinds))
             pending.append(parts)
+            jax.block_until_ready(pending[-1 - AHEAD : -AHEAD])
             done += 1
             log.advance()
-            stop = request.signal
+            stop = request.ask()
             ending = done == config.steps or stop is not None
             if ending or done % config.log_every == 0:
                 log.scalars(done, _mean(jax.device_get(pending), done))
                 pending = []
             if ending or done % config.save_every == 0:
                 save_params(out / "state.safetensors", _named(state))
-    if stop is not None:
+    _heed(request, done)
+    return state
+
+
+def _heed(request: Request, done: int) -> None:
+    """Ends the command, of which `done` steps are saved, if a signal asked to stop."""
+    if (stop := request.ask()) is not None:
         print(f"stopped by signal {stop} at step {done}, saved; the same command resumes it.")
         raise SystemExit(128 + stop)
-    return state
 
 
 def _make_step(vla: VLA, config: PretrainConfig, tx: Any) -> Callable[[State, Batch], tuple[State, Tree]]:
@@ -309,23 +332,29 @@ def _resume(out: Path, start: State) -> State:
     return jax.tree.unflatten(jax.tree.structure(start), map(jnp.asarray, loaded.values()))
 
 
-def _claim(out: Path, config: PretrainConfig) -> None:
-    """Writes config.json, or checks that the run in `out` is this one."""
+def _record(config: PretrainConfig) -> dict[str, Any]:
+    """What config.json holds."""
+    return {**dataclasses.asdict(config), "versions": flags.flags()}
+
+
+def _check_same_run(out: Path, config: PretrainConfig) -> None:
+    """Raises ValueError where `out` holds another run than this one; names the first field that differs."""
     path = out / "config.json"
-    mine = dataclasses.asdict(config)
-    if path.exists():
-        try:
-            theirs = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}); choose another --out.") from None
-        for name in sorted({*mine, *theirs} - {"out", "log_every", "save_every"}):
-            if mine.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"{out} holds a run with {name}={theirs.get(name)!r}, this one has "
-                    f"{mine.get(name)!r}; choose another --out, or the same value."
-                )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, mine)
+    if not path.exists():
+        return
+    try:
+        theirs = dict(json.loads(path.read_text()))
+        versions = dict(theirs.get("versions", {}))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --out.") from None
+    flags.check_flags(out, versions)
+    mine = _record(config)
+    for name in sorted({*mine, *theirs} - {"out", "log_every", "save_every", "versions"}):
+        if mine.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{out} holds a run with {name}={theirs.get(name)!r}, this one has "
+                f"{mine.get(name)!r}; choose another --out, or the same value."
+            )
 
 
 def _to_bfloat16_and_back(x: jax.Array) -> jax.Array:

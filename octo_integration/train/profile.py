@@ -8,7 +8,8 @@ import jax
 from octo_integration import data
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.profile import profile_input
-from octo_integration.train import lora, sharding
+from octo_integration.paths import refuse_schemes
+from octo_integration.train import checks, lora, sharding
 from octo_integration.train.loop import cache_directory
 from octo_integration.train.setup import abstract_params, build, initial_params
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
@@ -22,7 +23,9 @@ def profile(config: FinetuneConfig) -> str:
     Raises:
       FileNotFoundError, ValueError: as `train.loop.finetune`.
     """
+    refuse_schemes(config)
     mesh = sharding.make_mesh(config.mesh)
+    checks.check(config)
     statistics = data.compute_statistics(config.data, cache_directory())
     built = build(config, statistics)
     shapes = abstract_params(config, built)

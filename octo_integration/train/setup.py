@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.resources
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.train import lora, sharding
 from octo_integration.train.step import to_device_form
-from octo_integration.weights.imported import PROVENANCE, TOKENIZER, restore
-from octo_integration.weights.store import load_params
+from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
+from octo_integration.weights.store import check_params, load_params
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -138,13 +138,35 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
     params = unflatten_dict({**fresh(), **loaded})
     if config.weights is None or imported:
         return params
-    shipped = importlib.resources.files("octo_integration") / "assets" / f"{config.weights}.safetensors"
-    with contextlib.ExitStack() as stack:
-        path = Path(config.weights)
-        if shipped.is_file():
-            path = stack.enter_context(importlib.resources.as_file(shipped))
+    with _weights_file(config.weights) as path:
         params = lora.whole(load_params(path, lora.base(params), fresh=FRESH), lora.adapters(params))
     return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
+
+
+def check_weights(config: FinetuneConfig, like: Tree) -> None:
+    """`initial_params` without reading a tensor: are pretrained modules there, with the names and shapes of `like`?
+
+    Raises:
+      FileNotFoundError, ValueError: they are not.
+    """
+    if config.weights is None:
+        return
+    if (Path(config.weights) / PROVENANCE).is_file():
+        check_imported(Path(config.weights), lora.base(like))
+        return
+    with _weights_file(config.weights) as path:
+        check_params(path, lora.base(like), fresh=FRESH)
+
+
+@contextlib.contextmanager
+def _weights_file(weights: str) -> Iterator[Path]:
+    """The file of shipped weights, or the one that a path names."""
+    shipped = importlib.resources.files("octo_integration") / "assets" / f"{weights}.safetensors"
+    if not shipped.is_file():
+        yield Path(weights)
+        return
+    with importlib.resources.as_file(shipped) as path:
+        yield path
 
 
 def abstract_params(config: FinetuneConfig, built: Built) -> Tree:

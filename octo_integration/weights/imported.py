@@ -34,6 +34,12 @@ IN_FLIGHT = 0.1  # of the model
 PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
 
 
+def check_new(out: Path) -> None:
+    """Raises FileExistsError if there is anything at `out`."""
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; give another --out, or remove it.")
+
+
 def import_weights(
     model: str,
     config: VLAConfig,
@@ -64,8 +70,7 @@ def import_weights(
         the model, or not finite.
       OSError: `out` could not be written; nothing of it is left.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; give another --out, or remove it.")
+    check_new(out)
     opened = _open(sources, prismatic)
     if not opened:
         raise ValueError("import: no source; give --dinov2, --siglip, ... or --prismatic a directory of safetensors.")
@@ -121,6 +126,18 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}); import the weights again.") from None
 
 
+def check_imported(directory: Path, like: Tree) -> tuple[dict[str, Any], Tree]:
+    """The provenance of imported weights, and the part of `like` that they have, whose shapes are found to be theirs.
+
+    Raises:
+      FileNotFoundError, ValueError: no weights there, or of another model.
+    """
+    record = read_provenance(directory)
+    wanted = {module: like[module] for module in record["modules"] if module in like}
+    _check_shapes(directory, record, wanted)
+    return record, wanted
+
+
 def restore(directory: Path, like: Tree) -> Tree:
     """Imported modules, straight to where `like` says.
 
@@ -130,14 +147,12 @@ def restore(directory: Path, like: Tree) -> Tree:
     Raises:
       FileNotFoundError, ValueError: no weights there; of another model; not what was imported (fingerprints differ).
     """
-    record = read_provenance(directory)
-    wanted = {module: like[module] for module in record["modules"] if module in like}
+    record, wanted = check_imported(directory, like)
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or local),
         wanted,
     )
-    _check_shapes(directory, record, wanted)
     arguments = ocp.args.PyTreeRestore(
         item=placed,
         restore_args=ocp.checkpoint_utils.construct_restore_args(placed),
@@ -167,8 +182,7 @@ def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[P
     Raises:
       FileExistsError, OSError: `out` is there already, or could not be written.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; give another --out, or remove it.")
+    check_new(out)
     files: dict[str, dict[str, np.ndarray]] = {}
     for module, origin in record["modules"].items():
         layout = next(f for f in FORMATS[module] if f.name == origin["format"])

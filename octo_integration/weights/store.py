@@ -5,8 +5,9 @@ bfloat16 halves a file; weights that were trained in float32 lose all but 8 bits
 when saved, and come back the same every time.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +78,50 @@ def load_params(path: Path, like: Tree, fresh: Sequence[str] = ()) -> Tree:
         those missing, unused, of another shape, of another kind of number, or not finite.
     """
     wanted = flatten_dict(like, sep="/")
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        kept = _fresh_leaves(wanted, slices, fresh)
+        _check_fit(path, {n: x for n, x in wanted.items() if n not in kept}, slices)
+        loaded = {
+            name: kept[name] if name in kept else _read(file, name, leaf.dtype, path) for name, leaf in wanted.items()
+        }
+    return unflatten_dict(loaded, sep="/")
+
+
+def check_params(path: Path, like: Tree, fresh: Sequence[str] = ()) -> None:
+    """Compares names and shapes of a file with the model's, without reading a tensor.
+
+    Args:
+      path, like: as of `load_params`.
+      fresh: modules that are not compared.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_params`.
+    """
+
+    def compared(leaves: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: leaf for name, leaf in leaves.items() if name.split("/")[0] not in fresh}
+
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        _check_fit(path, compared(flatten_dict(like, sep="/")), compared(slices))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there are no weights {path}; give a .safetensors file.")
     try:
         with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            kept = _fresh_leaves(wanted, slices, fresh)
-            problems = _problems({n: x for n, x in wanted.items() if n not in kept}, slices)
-            if problems:
-                raise ValueError(f"weights {path} do not fit the model: {'; '.join(problems)}.")
-            loaded = {
-                name: kept[name] if name in kept else _read(file, name, leaf.dtype, path)
-                for name, leaf in wanted.items()
-            }
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file, or damaged ({error}).") from None
-    return unflatten_dict(loaded, sep="/")
+
+
+def _check_fit(path: Path, wanted: Mapping[str, Any], slices: Mapping[str, Any]) -> None:
+    problems = _problems(wanted, slices)
+    if problems:
+        raise ValueError(f"weights {path} do not fit the model: {'; '.join(problems)}.")
 
 
 def _fresh_leaves(wanted: Mapping[str, Any], slices: Mapping[str, Any], fresh: Sequence[str]) -> dict[str, Any]:

@@ -117,3 +117,34 @@ def test_heavy_libraries_are_imported_by_those_that_need_them(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout[-500:] + done.stderr[-2000:]
+
+
+def test_without_the_extra_every_command_says_what_to_install():
+    """As a wheel without [vla] leaves it: the core's libraries are there, those of `maps-vla` are not."""
+    code = (
+        "import sys\n"
+        "EXTRA = {'flax', 'matplotlib', 'orbax', 'safetensors', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',\n"
+        "         'tokenizers', 'tqdm', 'tyro'}\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in EXTRA:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from octo_integration import cli\n"
+        "codes = [cli.main([name, '--help']) for name in cli.COMMANDS]\n"
+        "print(cli.main(['--help']), set(codes))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("0 {2}\n"), done.stderr[-2000:]
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(cli.COMMANDS)
+    for name, error in zip(cli.COMMANDS, errors):
+        assert error.startswith(f"maps-vla {name}: ")
+        assert error.endswith(" is not installed: pip install 'maps_optax[vla]'")
+
+
+def test_a_module_of_ours_that_is_missing_is_no_user_error(monkeypatch):
+    broken = cli.COMMANDS["plot"]._replace(options="octo_integration.no_such_module:Config")
+    monkeypatch.setitem(cli.COMMANDS, "plot", broken)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        cli.main(["plot"])

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from octo_integration import limits
 from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, seed_of
 from octo_integration.data.collect.experts import Demonstration, demonstrate
 from octo_integration.data.collect.parallel import encode_jpeg, environment, parallel_map
 from octo_integration.data.collect.shifts import EPISODE_SHIFTS, GOAL_SHIFTS, Shift, draw_shift
 from octo_integration.data.collect.tasks import get_task
+from octo_integration.limits import check_limits
 
 NAME = "metaworld_tiny"
 ZERO_SHOT = "zero_shot"
@@ -24,6 +26,11 @@ DESCRIPTION = (
 )
 
 Example = dict[str, Any]
+
+LIMITS = {
+    **dict.fromkeys(("episodes_per_task", "workers", "image_size", "max_steps"), limits.AT_LEAST_1),
+    **dict.fromkeys(("heldout_per_task", "seed", "noise"), limits.AT_LEAST_0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +85,7 @@ class CollectConfig:
         for task in (*self.tasks, *self.zero_shot):
             get_task(task)
         self._check_splits()
-        for name in ("episodes_per_task", "workers", "image_size", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"collect: {name} is {getattr(self, name)}; give a number of at least 1.")
-        for name in ("heldout_per_task", "seed", "noise"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"collect: {name} is {getattr(self, name)}; give 0 or more.")
+        check_limits("collect", self, LIMITS)
 
     def _check_splits(self) -> None:
         if self.layouts not in ("all", "restricted"):

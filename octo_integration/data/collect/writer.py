@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from octo_integration import lock
 from octo_integration.data._tf import tf, tfds
+from octo_integration.paths import refuse_schemes
 
 Examples = Mapping[str, Sequence[Any]]
 
@@ -48,39 +50,41 @@ def new_dataset(
 
     Raises:
       FileExistsError: `out` is there and not empty.
-      OSError: the disk is full, or cannot be written to.
+      OSError: the disk is full, or cannot be written to; another process makes `out`.
     """
-    check_new(out)
-    with _one_line_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < expected_bytes:
-            raise OSError(f"about {expected_bytes >> 20} MiB are needed, {free >> 20} are free")
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        with _exit_on_sigterm():
-            with _one_line_errors(out):
-                identity = tfds.core.dataset_info.DatasetIdentity(
-                    name=name,
-                    version=tfds.core.Version("1.0.0"),
-                    data_dir=os.fspath(partial),
-                    module_name=__name__,
-                )
-                info = tfds.core.DatasetInfo(builder=identity, description=description, features=features)
-                writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD)
-                writer.initialize_splits(list(splits))
-
-            def add(examples: Examples) -> None:
+    refuse_schemes(out, "out")
+    with lock.held(lock.beside(out), out):
+        check_new(out)
+        with _one_line_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(out.parent).free
+            if free < expected_bytes:
+                raise OSError(f"about {expected_bytes >> 20} MiB are needed, {free >> 20} are free")
+            partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            with _exit_on_sigterm():
                 with _one_line_errors(out):
-                    writer.add_examples(examples)
+                    identity = tfds.core.dataset_info.DatasetIdentity(
+                        name=name,
+                        version=tfds.core.Version("1.0.0"),
+                        data_dir=os.fspath(partial),
+                        module_name=__name__,
+                    )
+                    info = tfds.core.DatasetInfo(builder=identity, description=description, features=features)
+                    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD)
+                    writer.initialize_splits(list(splits))
 
-            yield add
-            with _one_line_errors(out):
-                writer.close_all()
-                partial.chmod(DIRECTORY_MODE)
-                partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                def add(examples: Examples) -> None:
+                    with _one_line_errors(out):
+                        writer.add_examples(examples)
+
+                yield add
+                with _one_line_errors(out):
+                    writer.close_all()
+                    partial.chmod(DIRECTORY_MODE)
+                    partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from octo_integration.train import lifeline
+from octo_integration.train import claim, lifeline
 from tests.octo_integration.train.killed import (
     Runs,
     Straight,
@@ -117,6 +117,15 @@ def test_a_process_that_fails_alone_tells_why_and_the_other_that_it_did(runs, po
     assert "no_such_split" in error_line(answers[1])
     assert "process 1 of 2 ended with an error, which it tells itself; start all of them" in error_line(answers[0])
     assert answers[0]["ended"] - answers[1]["ended"] < BOUND
+
+
+def test_all_processes_of_a_run_end_where_another_run_holds_its_directory(runs, port):
+    out = runs.root / "held"
+    with claim.held(out):
+        answers = together(runs, port, out, {}, {})
+    assert f"{out} is in use by process {os.getpid()} on " in error_line(answers[0])
+    assert "process 0 of 2 ended with an error, which it tells itself" in error_line(answers[1])
+    assert not out.exists()
 
 
 def test_processes_that_no_longer_reach_each_other_end_and_a_restart_resumes(runs, port, straight, network):

@@ -104,6 +104,68 @@ def test_sigterm_saves_and_the_same_command_resumes_bit_for_bit(straight, tmp_pa
         assert {**a, "steps_per_second": 0} == {**b, "steps_per_second": 0}
 
 
+def interrupt_the_evaluation(monkeypatch, number: int) -> list[int]:
+    """Sends SIGTERM before the `number`-th batch of evaluations; counts the batches."""
+    real, seen = loop.data.eval_batches, []
+
+    def batches(*args, **options):
+        for batch in real(*args, **options):
+            seen.append(len(seen) + 1)
+            if seen[-1] == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(loop.data, "eval_batches", batches)
+    return seen
+
+
+def test_sigterm_in_the_last_evaluation_ends_it_at_the_next_batch(straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        seen = interrupt_the_evaluation(patch, 2)
+        outcome = loop.finetune(config(tmp_path))
+    assert outcome == loop.Outcome(STEPS, signal.SIGTERM, {}) and len(seen) == 2
+    assert_same(saved_params(tmp_path), saved_params(straight))
+    assert loop.finetune(config(tmp_path)).errors["heldout"].episodes > 0
+
+
+def test_sigterm_in_an_evaluation_on_the_way_ends_the_run_after_one_more_step(straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        seen = interrupt_the_evaluation(patch, 2)
+        outcome = loop.finetune(config(tmp_path, eval_every=3, save_every=2, log_every=10))
+    assert outcome == loop.Outcome(4, signal.SIGTERM, {}) and len(seen) == 2
+    assert checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=2).all_steps() == [2, 4]
+    assert [line["step"] for line in lines(tmp_path)] == [4]  # and no line of an evaluation
+    assert loop.finetune(config(tmp_path)).step == STEPS
+    assert_same(saved_params(tmp_path), saved_params(straight))
+
+
+def test_few_steps_are_dispatched_ahead_of_the_device(tmp_path, monkeypatch):
+    """So that a signal waits for few: here for one that runs and one that is queued, of ten between two log lines."""
+    make, started, ended, ahead = loop.make_train_step, [], [], []
+
+    def wait(loss):
+        time.sleep(0.05)
+        ended.append(loss)
+        return loss
+
+    slowly = jax.jit(lambda loss: jax.pure_callback(wait, loss, loss))
+
+    def slow(*args):
+        step = make(*args)
+
+        def call(state, batch):
+            ahead.append(len(started) - len(ended))
+            started.append(batch)
+            state, metrics = step(state, batch)
+            return state, {**metrics, "loss": slowly(metrics["loss"])}
+
+        return call
+
+    monkeypatch.setattr(loop, "make_train_step", slow)
+    loop.finetune(config(tmp_path, eval_splits=(), log_every=10, save_every=10))
+    assert len(ended) == STEPS and max(ahead) <= 1, ahead
+
+
 def test_a_finished_run_is_only_measured_again(straight, capsys):
     before = (straight / "metrics.jsonl").read_text()
     outcome = loop.finetune(config(straight))

@@ -15,7 +15,7 @@ from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import loop, lora, policy
+from octo_integration.train import interrupts, loop, lora, policy
 from octo_integration.train.policy import load_run
 from octo_integration.weights.store import load_params
 from tests.octo_integration.train import micro_vla
@@ -162,7 +162,7 @@ def test_published_treatments_go_on_bit_for_bit_too(tmp_path, adapters, other):
 def stop_at_two(config: FinetuneConfig) -> None:
     signals = iter([None, signal.SIGTERM])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_agreed", lambda request, at_log_step: next(signals))
+        patch.setattr(interrupts.Request, "ask", lambda request, together: next(signals))
         assert loop.finetune(config).step == 2
 
 

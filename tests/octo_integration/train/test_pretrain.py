@@ -12,8 +12,8 @@ from octo_integration.model.config import PRETRAINED
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import BOS, EOS, PAD, detokenize, load_words
 from octo_integration.model.vla import VLA
+from octo_integration.train import claim, pretrain_objective, pretrain_probes, pretrain_text
 from octo_integration.train import pretrain as pretraining
-from octo_integration.train import pretrain_objective, pretrain_probes, pretrain_text
 from octo_integration.train.pretrain import Corpus, PretrainConfig, pretrain
 from octo_integration.weights.store import load_params
 from tests.octo_integration.model.small import SMALL, inputs
@@ -46,6 +46,7 @@ def small(monkeypatch, tmp_path):
     """A config of a small model on frames in memory."""
     monkeypatch.setitem(CONFIGS, "small", SMALL)
     monkeypatch.setattr(pretraining, "read_frames", lambda path: frames())
+    monkeypatch.setattr(pretraining, "measure_frames", lambda path: (COUNT, 16))
     return PretrainConfig(
         frames=str(tmp_path / "frames"),
         out=str(tmp_path / "run"),
@@ -111,11 +112,40 @@ def test_a_run_its_resumption_and_what_it_leaves(small, tmp_path, monkeypatch, c
             pretrain(other)
     assert caught.value.code == 128 + signal.SIGTERM
     assert "at step 2, saved" in capsys.readouterr().out
+
+    # The same while the probes measure what was learnt, by Ctrl-C.
+    calls.clear()
+
+    def while_probing(self, index, kinds):
+        if isinstance(kinds, str):  # all of one kind, as no step has
+            calls.append(kinds)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+        return batch(self, index, kinds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Corpus, "batch", while_probing)
+        with pytest.raises(SystemExit) as caught:
+            pretrain(other)
+    assert caught.value.code == 128 + signal.SIGINT and len(calls) == 3
+    assert "at step 4, saved" in capsys.readouterr().out
+    assert not (tmp_path / "other" / "weights.safetensors").exists()
     assert pretrain(other).read_bytes() == content
     capsys.readouterr()
 
+    read = []
+    monkeypatch.setattr(pretraining, "read_frames", read.append)
     with pytest.raises(ValueError, match="holds a run with seed=0, this one has 1"):
         pretrain(dataclasses.replace(small, seed=1))
+    record = tmp_path / "run" / "config.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "versions": {"jax_enable_x64": True}}))
+    with pytest.raises(ValueError, match="holds a run made with JAX_ENABLE_X64=True, this process has False"):
+        pretrain(small)
+    with claim.held(tmp_path / "run"), pytest.raises(OSError, match=f"is in use by process {os.getpid()} on "):
+        pretrain(small)
+    with pytest.raises(ValueError, match="holds other, but no run"):
+        pretrain(dataclasses.replace(small, out=str(tmp_path)))
+    assert read == []
 
 
 def test_one_tower_learns_captions_and_answers_alone(small, tmp_path, monkeypatch):
@@ -138,7 +168,8 @@ def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(sma
     assert (other != index).any()
 
 
-def test_bad_input_is_refused_before_the_first_step(small, tmp_path):
+def test_bad_input_is_refused_before_the_frames_are_read(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "read_frames", lambda path: pytest.fail("the frames were read"))
     for change, message in {
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
         "no objective": (dict(model="octo_small"), "'octo_small' has neither dinov2 with siglip nor clip alone"),
@@ -257,6 +288,7 @@ def test_the_ridge_probe_finds_a_linear_map():
 def test_frames_are_read_as_they_were_written(tmp_path):
     made = frames(6)
     assert_same(frames_reader.read_frames(write(tmp_path / "frames", made)), made)
+    assert frames_reader.measure_frames(tmp_path / "frames") == (6, 16)
 
 
 def assert_same(got, wanted):
@@ -297,8 +329,9 @@ def test_frames_that_cannot_be_used_are_named(tmp_path):
     content = features["featuresDict"]["features"]
     content["seen"] = content.pop("hand")
     (good / "features.json").write_text(json.dumps(features))
-    with pytest.raises(ValueError, match="feature hand is missing"):
-        frames_reader.read_frames(good)
+    for read in (frames_reader.read_frames, frames_reader.measure_frames):
+        with pytest.raises(ValueError, match="feature hand is missing"):
+            read(good)
     record = next((tmp_path / "nan").glob("*.tfrecord*"))
     record.write_bytes(record.read_bytes()[:-40])
     with pytest.raises(ValueError, match="is damaged"):
