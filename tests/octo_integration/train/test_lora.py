@@ -206,8 +206,9 @@ def test_merging_unrolls_stacks_and_heads():
 
 
 def test_a_run_without_adapters_has_nothing_to_merge(run, trained, monkeypatch, capsys):
-    plain = trained._replace(config=dataclasses.replace(trained.config, lora=LoraConfig()))
-    monkeypatch.setattr(policy, "load_run", lambda *_: plain)
+    plain = dataclasses.replace(trained.config, lora=LoraConfig())
+    monkeypatch.setattr(lora, "read_config", lambda _: plain)
+    monkeypatch.setattr(policy, "load_run", lambda *_: pytest.fail("the run was loaded"))
     assert cli.main(["merge", "--run", str(run), "--out", str(run / "x.safetensors")]) == cli.BAD_INPUT
     assert "was trained without adapters" in capsys.readouterr().err
 
