@@ -336,6 +336,8 @@ def test_patterns_of_what_is_masked_out_whole_are_not_idle() -> None:
     params = {"v": {"norm": {"scale": one}, "w": one}, "l": one, "head": {"mlp": {"w": one}}}
     part = {"v": optax.MaskedNode(), "l": {"w": one}, "head": optax.MaskedNode()}
     assert mx.strengths(stack, part, 1.0)["l"]["w"] == 0.5
+    held = optax.masked(adam_and(mx.maps(stack, 1.0)), {"v": False, "l": True, "head": False})
+    assert "drift/language" in mx.metrics(held.init({**params, "l": {"w": one}}), stack)
     with pytest.raises(ValueError, match="rule 'head/mlp/' of the LayerStack matches no leaf"):
         mx.strengths(stack, {**params, "l": {"w": one}, "head": {"w": one}}, 1.0)
     with pytest.raises(ValueError, match="rule 'v/norm/scale' of the LayerStack matches no leaf"):
