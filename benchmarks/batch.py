@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import sharding
+from octo_integration.state import sharding
 
 
 def abstract_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from octo_integration.cli import main
+from octo_integration.cli.commands import main
 from octo_integration.data.standardize import ALL, STANDARDISATIONS, Standardisation
 
 STEPS = 4  # of fine-tuning: enough to see that it works

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from octo_integration.train.policy import load_policy
+from octo_integration.policy.policy import load_policy
 
 run = Path(sys.argv[1])
 observation = {"image_primary": np.zeros((64, 64, 3), np.uint8), "proprio": np.zeros(7, np.float32)}  # your robot's

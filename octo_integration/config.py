@@ -12,9 +12,9 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from octo_integration import limits
+from octo_integration.common import limits
+from octo_integration.common.limits import check_limits
 from octo_integration.data import DataConfig
-from octo_integration.limits import check_limits
 from octo_integration.model.config import HeadKind, LoraConfig, Remat
 
 Method = Literal["maps", "adam", "l2_sp"]

@@ -21,8 +21,8 @@ from benchmarks import hlo
 from benchmarks.optimizer_step.cases import step_of
 from benchmarks.train_step.case import step_flops
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
-from octo_integration.train import sharding
-from octo_integration.train.setup import model_shapes
+from octo_integration.state import sharding
+from octo_integration.state.setup import model_shapes
 from octo_integration.train.step import abstract_state, make_optimizer
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from benchmarks.generalization import report, study, success
-from octo_integration.cli import USER_ERRORS
+from octo_integration.cli.commands import USER_ERRORS
 
 HERE = Path(__file__).parent
 Profiles = Literal["default", "more", "one_tower", "small", "rates", "smoke"]
@@ -61,7 +61,7 @@ class Success:
     )
     """Points of the plan, of those whose weights `run` kept."""
     shifts: tuple[str, ...] = ("none", "light", "camera", "all")
-    """Of octo_integration/data/collect/shifts.py."""
+    """Of octo_integration/simulators/metaworld/shifts.py."""
     episodes: int = 2
     """Per task, shift and weights; with 6 tasks and 5 pairs of pretraining and seed, 2 make 60 per method and shift."""
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from octo_integration.data.collect.demonstrations import CollectConfig, splits
-from octo_integration.data.collect.shifts import SHIFTS
-from octo_integration.data.collect.tasks import TASKS, Task
-from octo_integration.data.frames_reader import TEXTS, Frames, read_frames
-from octo_integration.train.checkpoint import write_json
+from octo_integration.collect.demonstrations import CollectConfig, splits
+from octo_integration.pretrain.frames_reader import TEXTS, Frames, read_frames
+from octo_integration.simulators.metaworld.shifts import SHIFTS
+from octo_integration.simulators.metaworld.tasks import TASKS, Task
+from octo_integration.state.checkpoint import write_json
 
 # The scene tells some of these apart, others only the instruction: point (which shape), faucet-open and -close.
 STUDY_TASKS = ("point", "faucet-open", "faucet-close", "drawer-open", "door-open", "button-press")
@@ -83,7 +83,7 @@ def prepare(out: Path, sizes: DataSizes, workers: int) -> None:
       ValueError: `out` holds data of another size.
       Whatever `collect` and `render_frames` raise.
     """
-    from octo_integration.data.collect import collect, render_frames
+    from octo_integration.collect import collect, render_frames
 
     demos, frames = out / "demonstrations", out / PROBE_FRAMES
     made, wanted = out / "sizes.json", dataclasses.asdict(sizes)

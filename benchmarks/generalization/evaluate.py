@@ -12,13 +12,13 @@ import numpy as np
 import maps_optax as mx
 from benchmarks.generalization.data import Windows, conditions, load, load_frames, take
 from benchmarks.generalization.train import SHARED, Inputs, inputs_of, observe
-from octo_integration.data.frames_reader import Frames
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_words
 from octo_integration.model.vla import VLA
-from octo_integration.train.pretrain import Corpus, PretrainConfig
-from octo_integration.train.pretrain_objective import Batch
-from octo_integration.train.pretrain_probes import retention
+from octo_integration.pretrain.frames_reader import Frames
+from octo_integration.pretrain.loop import Corpus, PretrainConfig
+from octo_integration.pretrain.objective import Batch
+from octo_integration.pretrain.probes import retention
 
 Tree = Any
 Errors = dict[str, dict[str, list[float]]]

@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 
 from benchmarks.generalization.data import STUDY_TASKS, ZERO_SHOT
-from octo_integration.data.collect.env import MetaWorldEnv, seed_of
-from octo_integration.data.collect.shifts import GOAL_SHIFTS, SHIFTS, WORD_SHIFTS, draw_shift
-from octo_integration.data.collect.tasks import get_task
+from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld.shifts import GOAL_SHIFTS, SHIFTS, WORD_SHIFTS, draw_shift
+from octo_integration.simulators.metaworld.tasks import get_task
 
 SCALE = 3
 SIZE = 64  # pixels
@@ -28,7 +28,7 @@ def contact_sheet(path: str | Path, tasks: Sequence[str] = (*STUDY_TASKS, *ZERO_
 
     Args:
       path: picture to write.
-      tasks: names from `octo_integration.data.collect.tasks`.
+      tasks: names from `octo_integration.simulators.metaworld.tasks`.
       seed: of the episode and the looks.
     """
     import PIL.Image

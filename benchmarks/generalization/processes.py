@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from octo_integration.train.interrupts import interrupts
+from octo_integration.processes.interrupts import interrupts
 
 Job = TypeVar("Job")
 Record = dict[str, Any]

@@ -19,12 +19,12 @@ from benchmarks.generalization.processes import CPU, Record, write_lines
 from benchmarks.generalization.study import PROFILES
 from benchmarks.generalization.train import Inputs, Program, text_tokens
 from benchmarks.generalization.worker import KEPT, initial
+from octo_integration.collect.parallel import environment
 from octo_integration.data import Statistics
-from octo_integration.data.collect.env import seed_of
-from octo_integration.data.collect.parallel import environment
-from octo_integration.data.collect.shifts import draw_shift
 from octo_integration.evaluate.rollout import run_episode
 from octo_integration.model.sizes import CONFIGS
+from octo_integration.simulators.metaworld.env import seed_of
+from octo_integration.simulators.metaworld.shifts import draw_shift
 from octo_integration.weights.store import load_params
 
 Tree = Any
@@ -59,7 +59,7 @@ def run(
     Args:
       profile, out: of `study.run`.
       methods: names of points of the plan, such as "linear/lambda=2".
-      shifts: names from `octo_integration.data.collect.shifts`.
+      shifts: names from `octo_integration.simulators.metaworld.shifts`.
       episodes: per task, shift and weights.
 
     Raises:

@@ -29,7 +29,7 @@ from benchmarks.generalization.train import (
 from octo_integration.model.config import FRESH, PRETRAINED
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.train.lora import adapters, base, merge_lora, whole
+from octo_integration.state.lora import adapters, base, merge_lora, whole
 from octo_integration.weights.store import load_params, save_params
 
 Tree = Any

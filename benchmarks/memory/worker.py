@@ -20,7 +20,7 @@ from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.train import lora, sharding
+from octo_integration.state import lora, sharding
 from octo_integration.train.step import (
     TrainState,
     abstract_state,

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.optimizer_step import cases
-from octo_integration.train import sharding
+from octo_integration.state import sharding
 
 
 def measure(

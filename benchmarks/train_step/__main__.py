@@ -25,7 +25,7 @@ import maps_optax as mx
 from benchmarks.train_step.case import case, step_flops
 from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.model.config import Remat
-from octo_integration.train import sharding
+from octo_integration.state import sharding
 from octo_integration.train.step import abstract_state, init_state, make_optimizer, make_train_step
 
 HOLDS = {

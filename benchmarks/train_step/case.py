@@ -13,8 +13,8 @@ from octo_integration.config import MeshConfig
 from octo_integration.model.config import Remat
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.train import sharding
-from octo_integration.train.setup import model_shapes
+from octo_integration.state import sharding
+from octo_integration.state.setup import model_shapes
 from octo_integration.train.step import Loss, make_loss
 
 

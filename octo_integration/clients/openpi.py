@@ -14,7 +14,7 @@ import jax
 import optax
 
 import maps_optax as mx
-from octo_integration.adapters import with_adapters
+from octo_integration.model.adapters import with_adapters
 
 _State = TypeVar("_State")
 

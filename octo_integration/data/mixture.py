@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from octo_integration.common.paths import refuse_schemes
 from octo_integration.data.config import DataConfig
-from octo_integration.paths import refuse_schemes
 
 FIELDS: dict[str, tuple[type, ...]] = {
     "name": (str,),

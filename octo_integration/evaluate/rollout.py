@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from octo_integration.data.collect.env import ACTION_SIZE, MetaWorldEnv, seed_of
-from octo_integration.data.collect.isolated import isolated_env
-from octo_integration.data.collect.renderer import SimulatorMissing
-from octo_integration.data.collect.shifts import GOAL_SHIFTS, draw_shift
-from octo_integration.data.collect.tasks import get_task
+from octo_integration.simulators.isolated import isolated_env
+from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld.shifts import GOAL_SHIFTS, draw_shift
+from octo_integration.simulators.metaworld.tasks import get_task
+from octo_integration.simulators.renderer import SimulatorMissing
 
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
 VIDEO_SCALE = 4
@@ -23,7 +23,7 @@ VIDEO_RATE = 20  # frames per second; half as fast as the robot
 
 
 class Policy(Protocol):
-    """What acts; `train.policy.Policy` is one. Observations are those of `MetaWorldEnv`, one moment each."""
+    """What acts; `policy.policy.Policy` is one. Observations are those of `MetaWorldEnv`, one moment each."""
 
     def reset(self) -> None:
         """An episode begins."""

@@ -1,1 +1,1 @@
-"""Fine-tuning: the step, where arrays live, checkpoints, and the loop around them."""
+"""Fine-tuning: the step and the loop around it."""

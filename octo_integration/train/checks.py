@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 
 from octo_integration.config import FinetuneConfig
-from octo_integration.train import lora
-from octo_integration.train.setup import abstract_params, build, check_weights
+from octo_integration.state import lora
+from octo_integration.state.setup import abstract_params, build, check_weights
 from octo_integration.train.step import make_optimizer
 
 

@@ -20,15 +20,16 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration import data
-from octo_integration.adapters import with_adapters
+from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
-from octo_integration.paths import refuse_schemes
-from octo_integration.train import checkpoint, checks, claim, distributed, finite, flags, lifeline, lora, sharding
-from octo_integration.train.drift import drift, write_drift
-from octo_integration.train.interrupts import Interrupted, Request, interrupts
-from octo_integration.train.logs import open_log
-from octo_integration.train.setup import (
+from octo_integration.evaluate.drift import drift, write_drift
+from octo_integration.logs.run_log import open_log
+from octo_integration.model.adapters import with_adapters
+from octo_integration.processes import claim, distributed, flags, lifeline
+from octo_integration.processes.interrupts import Interrupted, Request, interrupts
+from octo_integration.state import checkpoint, lora, sharding
+from octo_integration.state.setup import (
     Built,
     Predict,
     abstract_params,
@@ -37,6 +38,7 @@ from octo_integration.train.setup import (
     initial_params,
     make_predict,
 )
+from octo_integration.train import checks, finite
 from octo_integration.train.step import (
     Metrics,
     TrainState,

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration.config import MapsConfig, NanPolicy, OptimizerConfig
-from octo_integration.train import finite, lora, sharding
+from octo_integration.state import lora, sharding
+from octo_integration.train import finite
 
 Tree = Any
 Batch = Mapping[str, Any]

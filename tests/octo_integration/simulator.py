@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from octo_integration.data.collect.env import MetaWorldEnv
-from octo_integration.data.collect.isolated import isolated_env
+from octo_integration.simulators.isolated import isolated_env
+from octo_integration.simulators.metaworld.env import MetaWorldEnv
 
 
 @contextlib.contextmanager

@@ -16,9 +16,9 @@ import threading
 import time
 from pathlib import Path
 
-from octo_integration import cli
+from octo_integration.cli import commands
 from octo_integration.model.sizes import CONFIGS
-from tests.octo_integration.train import micro_vla
+from tests.octo_integration import micro_vla
 
 CONFIGS["micro"] = micro_vla.CONFIG
 LEAST = 3  # cycles
@@ -33,7 +33,7 @@ def cycle(out: Path, model: str, steps: int) -> None:
     for command in (run, act):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = cli.main(command)
+            code = commands.main(command)
         if code:
             raise RuntimeError(f"{' '.join(command)} gave {code}:\n{printed.getvalue()}")
 

@@ -14,9 +14,9 @@ from benchmarks.generalization.evaluate import constant_chunks, drift, per_episo
 from benchmarks.generalization.methods import VISION, Derived, Point
 from benchmarks.generalization.train import Program, batches, fine_tune, inputs_of, knobs_of, observe, program_of
 from benchmarks.generalization.worker import initial, merge
-from octo_integration.data.collect.tasks import TASKS
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
+from octo_integration.simulators.metaworld.tasks import TASKS
 
 COUNT, STEPS, LR = 40, 10, 1e-3
 

@@ -4,8 +4,8 @@ import jax
 
 from benchmarks.memory import worker
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
-from octo_integration.train import sharding
-from tests.octo_integration.train import micro
+from octo_integration.state import sharding
+from tests.octo_integration import micro
 
 
 def test_live_bytes_are_those_of_the_shapes_and_of_the_programs_arguments():

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octo_integration.data.collect.env import MetaWorldEnv, seed_of
-from octo_integration.data.collect.shifts import Shift
-from octo_integration.data.collect.tasks import TASKS
 from octo_integration.evaluate import rollout as module
 from octo_integration.evaluate.rollout import rollout, wilson_interval
+from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld.shifts import Shift
+from octo_integration.simulators.metaworld.tasks import TASKS
 from tests.octo_integration.simulator import simulated
 
 os.environ.setdefault("MUJOCO_GL", "egl")

@@ -29,11 +29,13 @@ import tensorboardX  # noqa: F401
 import tqdm  # noqa: F401
 from jax._src import compiler
 
-from octo_integration import cli
+from octo_integration.cli import commands
 from octo_integration.data import batches  # noqa: F401
+from octo_integration.logs import run_log  # noqa: F401
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import lifeline, logs, loop  # noqa: F401
-from tests.octo_integration.train import micro_vla
+from octo_integration.processes import lifeline  # noqa: F401
+from octo_integration.train import loop  # noqa: F401
+from tests.octo_integration import micro_vla
 
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile", "shutil.rmtree"}
 CONFIGS["micro"] = micro_vla.CONFIG
@@ -59,9 +61,9 @@ def watch(job: dict[str, Any]) -> None:
             if seen["events"] == die.get("event"):
                 now()
 
-    advance = logs.RunLog.advance
+    advance = run_log.RunLog.advance
 
-    def count(log: logs.RunLog) -> None:
+    def count(log: run_log.RunLog) -> None:
         advance(log)
         seen["steps"] += 1
         if seen["steps"] == 1:
@@ -72,7 +74,7 @@ def watch(job: dict[str, Any]) -> None:
             now()
 
     sys.addaudithook(audit)
-    logs.RunLog.advance = count  # type: ignore[method-assign]
+    run_log.RunLog.advance = count  # type: ignore[method-assign]
 
 
 def child(job: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ def child(job: dict[str, Any]) -> None:
         subprocess.run(job["first"], check=True)
     lifeline.KEEPALIVE.update(job.get("keepalive", {}))
     watch(job)
-    code = cli.main(job["arguments"])
+    code = commands.main(job["arguments"])
     if code == 0:  # what Python's exit does
         lifeline.finish()
         jax.distributed.shutdown()

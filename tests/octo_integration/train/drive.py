@@ -3,19 +3,19 @@
 import sys
 import time
 
-from octo_integration import cli
+from octo_integration.cli import commands
+from octo_integration.logs import run_log
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import logs
-from tests.octo_integration.train import micro_vla
+from tests.octo_integration import micro_vla
 
 CONFIGS["micro"] = micro_vla.CONFIG
-advance = logs.RunLog.advance
+advance = run_log.RunLog.advance
 
 
-def pause(log: logs.RunLog) -> None:
+def pause(log: run_log.RunLog) -> None:
     advance(log)
     time.sleep(float(sys.argv[1]))
 
 
-logs.RunLog.advance = pause  # type: ignore[method-assign]
-sys.exit(cli.main(sys.argv[2:]))
+run_log.RunLog.advance = pause  # type: ignore[method-assign]
+sys.exit(commands.main(sys.argv[2:]))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from octo_integration.train import whole
+from octo_integration.state import whole
 from tests.octo_integration import child
 
 STEPS = 8

@@ -9,16 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from octo_integration import cli, data
+from octo_integration import data
+from octo_integration.cli import commands
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig, to_dict
 from octo_integration.data import DataConfig
 from octo_integration.evaluate import rollout
 from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import checks, claim, loop, policy, profile
+from octo_integration.policy import policy
+from octo_integration.processes import claim
+from octo_integration.train import checks, loop, profile
 from octo_integration.weights import imported
 from octo_integration.weights.store import save_params
-from tests.octo_integration.train import micro_vla
+from tests.octo_integration import micro_vla
 
 EXPENSIVE = ("initial_params", "init_state", "make_train_step", "make_predict")
 
@@ -41,7 +44,7 @@ def spent(monkeypatch):
         count(loop, name)
     for name in ("open_checkpoints", "restore"):
         count(loop.checkpoint, name)
-    for module in (policy, cli.importlib.import_module("octo_integration.exchange")):
+    for module in (policy, commands.importlib.import_module("octo_integration.cli.exchange")):
         count(module, "load_run")
     return calls
 
@@ -167,10 +170,10 @@ def test_a_setting_of_jax_that_changed_is_named(spent, tmp_path, name, before):
 )
 def test_numbers_that_make_no_sense_are_refused_by_the_parser(arguments, message, capsys, monkeypatch):
     ran = []
-    monkeypatch.setitem(cli.COMMANDS, arguments[0], cli.COMMANDS[arguments[0]]._replace(run=ran.append))
+    monkeypatch.setitem(commands.COMMANDS, arguments[0], commands.COMMANDS[arguments[0]]._replace(run=ran.append))
     with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    assert stop.value.code == cli.BAD_INPUT and not ran
+        commands.main(arguments)
+    assert stop.value.code == commands.BAD_INPUT and not ran
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -202,7 +205,7 @@ def test_a_run_is_not_loaded_for_what_cannot_be_done_with_it(
     spent, run, arguments, message, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*arguments, "--run", run]) == cli.BAD_INPUT
+    assert commands.main([*arguments, "--run", run]) == commands.BAD_INPUT
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert spent == [] and os.listdir(tmp_path) == ["run"]
@@ -211,13 +214,13 @@ def test_a_run_is_not_loaded_for_what_cannot_be_done_with_it(
 def test_a_library_that_is_missing_is_told_before_a_run_is_loaded(spent, run, capsys, monkeypatch):
     find = rollout.importlib.util.find_spec
     monkeypatch.setattr(rollout.importlib.util, "find_spec", lambda name: None if name == "imageio" else find(name))
-    assert cli.main(["evaluate", "--run", run, "--video", "videos"]) == cli.BAD_INPUT
+    assert commands.main(["evaluate", "--run", run, "--video", "videos"]) == commands.BAD_INPUT
     assert "needs imageio, which is not installed: pip install 'maps_optax[sim]'" in capsys.readouterr().err
     assert spent == []
 
 
 def test_adapters_are_merged_into_a_file_of_tensors_only(spent, run, capsys):
     Path(run, "config.json").write_text(json.dumps(to_dict(config("run", lora=LoraConfig(rank=2), maps=MapsConfig()))))
-    assert cli.main(["merge", "--run", run, "--out", "merged"]) == cli.BAD_INPUT
+    assert commands.main(["merge", "--run", run, "--out", "merged"]) == commands.BAD_INPUT
     assert "--out is merged; give a file that ends in .safetensors" in capsys.readouterr().err
     assert spent == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from octo_integration.train import whole
+from octo_integration.state import whole
 from tests.octo_integration.train.killed import (
     STEPS,
     Runs,

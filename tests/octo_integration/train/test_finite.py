@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
-from octo_integration.train import checkpoint, finite, sharding
+from octo_integration.state import checkpoint, sharding
+from octo_integration.train import finite
 from octo_integration.train.step import (
     abstract_state,
     batches_applied,
@@ -18,7 +19,7 @@ from octo_integration.train.step import (
     make_optimizer,
     make_train_step,
 )
-from tests.octo_integration.train import micro
+from tests.octo_integration import micro
 
 METHODS = ("maps", "adam", "l2_sp")
 

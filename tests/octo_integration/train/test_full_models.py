@@ -17,8 +17,8 @@ import maps_optax as mx
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.train import sharding
-from octo_integration.train.setup import _init
+from octo_integration.state import sharding
+from octo_integration.state.setup import _init
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
 
 whole = CONFIGS[sys.argv[1]]

@@ -13,11 +13,11 @@ from octo_integration.data import DataConfig
 from octo_integration.model.config import HeadConfig
 from octo_integration.model.heads import HEADS
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.train import checkpoint, sharding
-from octo_integration.train.policy import load_policy
-from octo_integration.train.setup import build, init_params
+from octo_integration.policy.policy import load_policy
+from octo_integration.state import checkpoint, sharding
+from octo_integration.state.setup import build, init_params
 from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
-from tests.octo_integration.train import micro_vla
+from tests.octo_integration import micro_vla
 
 STEPS, BATCHES = 40, 4
 WINDOW, SIZE = 2, 16

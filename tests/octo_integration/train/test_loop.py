@@ -15,12 +15,13 @@ import pytest
 
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
+from octo_integration.evaluate.plot import plot_drift
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.plot import plot_drift
-from octo_integration.train import checkpoint, loop
-from octo_integration.train.policy import load_policy, load_run
+from octo_integration.policy.policy import load_policy, load_run
+from octo_integration.state import checkpoint
+from octo_integration.train import loop
 from octo_integration.train.step import learning_rate
-from tests.octo_integration.train import micro_vla
+from tests.octo_integration import micro_vla
 
 ROOT = Path(__file__).parents[3]
 STEPS = 10

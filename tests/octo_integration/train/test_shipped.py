@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import octo_integration
-from octo_integration.train.demo import DemoConfig, run_config
+from octo_integration.cli.demo import DemoConfig, run_config
 from octo_integration.train.loop import finetune
 
 ASSETS = Path(octo_integration.__file__).parent / "assets"

@@ -8,7 +8,7 @@ import pytest
 import maps_optax as mx
 from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.train.step import TrainState, decay_mask, learning_rate, to_device_form
-from tests.octo_integration.train import micro
+from tests.octo_integration import micro
 
 
 def start(optimizer: OptimizerConfig, maps: MapsConfig, dtype: str = "float32"):

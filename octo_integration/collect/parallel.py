@@ -1,0 +1,67 @@
+"""Jobs over fresh processes, results in order: every process has an OpenGL context and a cache of its own."""
+
+import collections
+import concurrent.futures
+import functools
+import io
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from octo_integration.simulators.metaworld.env import MetaWorldEnv
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+# 4:4:4, because the goal is a few coloured pixels and half the colour resolution would smear it.
+JPEG_QUALITY = 75
+JPEG_SUBSAMPLING = 0
+
+
+def parallel_map(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, label: str, unit: str
+) -> Iterator[Result]:
+    """function(job) for every job, in order, with a progress bar; `function` must be importable.
+
+    Raises:
+      ChildProcessError: a process died. Whatever `function` raises.
+    """
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+    ) as pool:
+        waiting = collections.deque(pool.submit(function, job) for job in jobs)
+        try:
+            with tqdm(total=len(waiting), desc=label, unit=unit) as bar:
+                while waiting:
+                    yield waiting.popleft().result()
+                    bar.update()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise ChildProcessError(
+                "a simulator process died (out of memory?); try again with fewer workers."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what follows.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@functools.cache
+def environment(task: str, image_size: int) -> MetaWorldEnv:
+    """This process's environment of a task, built once; the process's end closes it."""
+    return MetaWorldEnv(task, image_size=image_size)
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """uint8[H, W, 3] as JPEG."""
+    import PIL.Image  # with the simulator's other libraries, in the extra `sim`
+
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=JPEG_SUBSAMPLING, optimize=True)
+    return buffer.getvalue()

@@ -1,6 +1,0 @@
-"""Meta-World as a source of demonstrations and frames. Nothing here imports mujoco or tensorflow before it is used."""
-
-from octo_integration.data.collect.demonstrations import CollectConfig, collect
-from octo_integration.data.collect.frames import render_frames
-
-__all__ = ["CollectConfig", "collect", "render_frames"]

@@ -1,0 +1,1 @@
+"""Worlds to act in. Nothing here imports a simulator before it is used."""

@@ -1,0 +1,1 @@
+"""Meta-World: its tasks, seen and held-out looks of them, coloured goals, the environment."""

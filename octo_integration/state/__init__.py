@@ -1,0 +1,1 @@
+"""What a run consists of: the train state, its optimizer, adapters, shardings and checkpoints."""

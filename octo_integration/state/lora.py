@@ -1,0 +1,198 @@
+"""Fine-tuning by low-rank adapters (arXiv 2106.09685): what is trained, what is frozen, and how they become one again.
+
+A tree that holds adapters (leaves lora_a and lora_b beside a kernel) is trained in them and in its fresh modules alone.
+The rest is frozen: kept in bfloat16, without gradient, moments or anchor.
+
+An adapter has no pretrained value, but what it adds to its kernel is how far that has gone from its own. MAPS holds
+this product, with the strength that the kernel has in full fine-tuning (`hold`). L2-SP holds nothing then.
+
+Checkpoints keep the frozen leaves too. A reference to the pretrained file would save space, but a run could then not be
+read without that file, nor on another machine; and a copy in bfloat16 costs less than the moments of full fine-tuning.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import maps_optax as mx
+from octo_integration.config import MapsConfig, read_config
+from octo_integration.model.adapters import with_adapters
+from octo_integration.model.config import FRESH, LoraConfig
+from octo_integration.weights.store import save_params
+
+Tree = Any
+Flat = dict[tuple[str, ...], Any]
+
+ADAPTERS = ("lora_a", "lora_b")
+FROZEN_DTYPE = jnp.bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeConfig:
+    """Adds the adapters of a LoRA run to the kernels beside them and writes the parameters as safetensors, in float32.
+
+    maps-vla merge --run runs/tiny-lora --out merged.safetensors
+    """
+
+    run: str
+    """Run directory of finetune with --lora.rank above 0."""
+    out: str
+    """The file to write, ending in .safetensors; finetune takes it as --weights."""
+    step: int | None = None
+    """Step of the checkpoint; default: the latest."""
+
+
+def check_targets(params: Tree, config: LoraConfig) -> None:
+    """Raises ValueError where a target of `config` names no kernel of `params`: nothing is left out unnoticed."""
+    kernels = ["/".join((*path[:-1], "kernel")) for path in flatten_dict(params) if path[-1] == "lora_a"]
+    for target in config.targets if config.rank else ():
+        if not any(re.match(target, kernel) for kernel in kernels):
+            raise ValueError(
+                f"lora: target {target!r} matches no kernel; paths are such as language/blocks/attn/query/kernel "
+                "(language/blocks_0/... where blocks are not scanned)."
+            )
+
+
+def split(params: Tree) -> tuple[Tree, Tree]:
+    """(trained, frozen): everything and nothing where there are no adapters. Frozen float leaves become bfloat16.
+
+    Args:
+      params: nested dicts of arrays or `jax.ShapeDtypeStruct`s.
+    """
+    flat: Flat = flatten_dict(params)
+    if not any(map(_is_adapter, flat)):
+        return params, {}
+    trained = {path: leaf for path, leaf in flat.items() if _is_adapter(path) or path[0] in FRESH}
+    frozen = {path: _frozen(leaf) for path, leaf in flat.items() if path not in trained}
+    return unflatten_dict(trained), unflatten_dict(frozen)
+
+
+def whole(*parts: Tree) -> Tree:
+    """One tree of nested dicts that have no leaf in common: the inverse of `split`, but for the precision."""
+    flat: Flat = {}
+    for part in parts:
+        flat |= flatten_dict(part)
+    return unflatten_dict(flat)
+
+
+def adapters(params: Tree) -> Tree:
+    """The adapters alone."""
+    return unflatten_dict({path: leaf for path, leaf in flatten_dict(params).items() if _is_adapter(path)})
+
+
+def base(params: Tree) -> Tree:
+    """Everything but the adapters."""
+    return unflatten_dict({path: leaf for path, leaf in flatten_dict(params).items() if not _is_adapter(path)})
+
+
+def holds(maps: MapsConfig) -> bool:
+    """Whether adapters are held, where there are any."""
+    return maps.method == "maps" and maps.adapters != "free"
+
+
+def hold(
+    maps: MapsConfig, lora: LoraConfig, layers: mx.LayerStack, params: Tree
+) -> optax.GradientTransformation | None:
+    """What holds the adapters of `params`, each with the strength of its kernel; None: nothing does.
+
+    Args:
+      layers: the model's.
+      params: all of them, arrays or shapes: kernels without adapters count as layers too.
+    """
+    if not (holds(maps) and split(params)[1]):
+        return None
+    strengths = flatten_dict(mx.strengths(with_adapters(layers), params, maps.lambda_max, maps.schedule))
+    return mx.lora_spd(
+        unflatten_dict({path: strengths[path] for path in flatten_dict(split(params)[0])}),
+        scale=lora.alpha / lora.rank,
+        treatment=maps.adapters,
+        max_pull=maps.max_pull,
+    )
+
+
+def held_slices(maps: MapsConfig, slices: Sequence[mx.Slice], params: Tree) -> list[mx.Slice]:
+    """Slices of the merged parameters, with a strength only where adapters among `params` are held."""
+    adapted = {"/".join((*path[:-1], "kernel")) for path in flatten_dict(adapters(params)) if holds(maps)}
+    return [s if s.path in adapted else s._replace(ratio=0.0) for s in slices]
+
+
+def describe(maps: MapsConfig, layers: mx.LayerStack, params: Tree) -> str:
+    """The table a person reads before a run that holds adapters; arguments as of `hold`."""
+    table: dict[tuple[int, str, str], tuple[int, int, float]] = {}
+    for s in mx.slices(with_adapters(layers), params, maps.schedule):
+        if s.position is not None and s.path.endswith(ADAPTERS):
+            key = (s.position, s.module, s.block)
+            count, size, _ = table.get(key, (0, 0, 0.0))
+            table[key] = (count + s.path.endswith("lora_b"), size + s.size, maps.lambda_max * s.ratio)
+    lines = [f"{'module':<10}{'layer':>7}{'adapters':>10}{'parameters':>12}{'λ':>10}"]
+    for (_, module, block), (count, size, strength) in sorted(table.items()):
+        lines.append(f"{module:<10}{block:>7}{count:>10}{size:>12}{strength:>10.4f}")
+    held = [(count, size) for count, size, strength in table.values() if strength > 0]
+    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(params))
+    what = {
+        "product": "what each adds to its kernel",
+        "init": "each factor at its start",
+        "zero": "each factor at zero",
+    }
+    lines.append(
+        f"held: {sum(count for count, _ in held)} adapters, {what[maps.adapters]}; "
+        f"free: {trained - sum(size for _, size in held)} parameters; frozen: {frozen}"
+    )
+    return "\n".join(lines)
+
+
+def merge_lora(params: Tree, lora: LoraConfig) -> Tree:
+    """The model without adapters that computes the same: W + (alpha / rank) A B, all float32.
+
+    Args:
+      params: as the model has them; a kernel [*, in..., out...] with lora_a [*, in, rank] and lora_b [*, rank, out]
+        beside it, * the axis of stacked blocks where there is one.
+      lora: that the model was made with.
+    """
+    flat: Flat = flatten_dict(params)
+    merged = {path: leaf.astype(jnp.float32) for path, leaf in flat.items() if not _is_adapter(path)}
+    for path, a in flat.items():
+        if path[-1] == "lora_a":
+            kernel, b = (*path[:-1], "kernel"), flat[(*path[:-1], "lora_b")]
+            update = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST).reshape(merged[kernel].shape)
+            merged[kernel] = merged[kernel] + lora.alpha / lora.rank * update
+    return unflatten_dict(merged)
+
+
+def run_merge(config: MergeConfig) -> str:
+    """Merges; returns the file.
+
+    Raises:
+      FileNotFoundError, ValueError: no run, or one without adapters.
+      OSError: the file could not be written.
+    """
+    from octo_integration.policy.policy import load_run  # which needs `split`
+
+    out, lora = Path(config.out), read_config(Path(config.run)).lora
+    if lora.rank == 0:
+        raise ValueError(f"merge: {config.run} was trained without adapters; its parameters are what they are.")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"merge: --out is {config.out}; give a file that ends in .safetensors.")
+    trained = load_run(Path(config.run), config.step)
+    provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
+    save_params(out, merge_lora(trained.params, lora), provenance)
+    return str(out)
+
+
+def _is_adapter(path: tuple[str, ...]) -> bool:
+    return path[-1] in ADAPTERS
+
+
+def _frozen(leaf: Any) -> Any:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, FROZEN_DTYPE, sharding=leaf.sharding)
+    return leaf.astype(FROZEN_DTYPE)

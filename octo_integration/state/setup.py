@@ -1,0 +1,210 @@
+"""From a config to what a run is made of: the model for its data set, its stack of layers, theta0."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.resources
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+import maps_optax as mx
+from octo_integration.config import FinetuneConfig
+from octo_integration.data import MixtureStatistics, Statistics
+from octo_integration.model.config import FRESH, HeadKind, VLAConfig
+from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.tokenizer import load_tokenizer
+from octo_integration.model.vla import VLA
+from octo_integration.state import lora, sharding
+from octo_integration.train.step import to_device_form
+from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
+from octo_integration.weights.store import check_params, load_params
+
+Tree = Any
+Batch = Mapping[str, Any]
+Predict = Callable[[Tree, Batch, int], np.ndarray]
+
+
+class Built(NamedTuple):
+    """A model, where its leaves sit in the pretrained stack, the statistics of its data, and its input form."""
+
+    model: VLA
+    layers: mx.LayerStack
+    statistics: Statistics | MixtureStatistics
+    device_form: Callable[[Batch], dict[str, Any]]
+
+
+def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, run: Path | None = None) -> Built:
+    """The model that `config` names, with the input and output sizes of its data set.
+
+    Args:
+      run: directory of a run, whose tokenizer.json is then used; default: that of `config.weights`.
+
+    Raises:
+      ValueError: no such model; names those that there are.
+    """
+    named = model_config(config.model, config.head)
+    vla = dataclasses.replace(
+        named,
+        action_dim=statistics.action_dim,
+        proprio_dim=statistics.proprio_dim,
+        chunk=config.data.chunk,
+        image_size=config.data.image_size,
+        cameras=config.data.cameras,
+        goal=config.data.goal,
+        dtype=config.compute_dtype,
+        lora=config.lora,
+        remat=config.remat or named.remat,
+        cudnn=config.cudnn,
+    )
+    found = find_tokenizer(config) if run is None else run / TOKENIZER
+    spec = str(found) if found is not None and found.is_file() else vla.tokenizer
+    tokenize = load_tokenizer(spec, vla.instruction_length, vla.prompt, (vla.t5 or vla.language).vocabulary)
+    form = functools.partial(to_device_form, tokenize=tokenize)
+    return Built(VLA(vla), mx.presets.vla(), statistics, form)
+
+
+def model_config(name: str, head: HeadKind | None = None) -> VLAConfig:
+    """The configuration of a name, with its own action head or another one.
+
+    Raises:
+      ValueError: no such model; names those that there are.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"there is no model {name!r}; there are: {', '.join(sorted(CONFIGS))}.")
+    config = CONFIGS[name]
+    return config if head is None else dataclasses.replace(config, head=dataclasses.replace(config.head, kind=head))
+
+
+def model_shapes(name: str, head: HeadKind | None = None) -> Tree:
+    """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(functools.partial(_init, VLA(model_config(name, head)), 1, 0))
+
+
+def init_params(config: FinetuneConfig, built: Built) -> Tree:
+    """Random parameters of `config.seed`."""
+    return _init(built.model, config.data.window, config.seed)
+
+
+def _init(model: VLA, window: int, seed: int) -> Tree:
+    vla = model.config
+    image = (vla.image_size, vla.image_size, 3)
+    length = vla.instruction_length
+    observation = {
+        **{f"image_{camera}": jnp.zeros((1, window, *image), jnp.uint8) for camera in vla.cameras},
+        "proprio": jnp.zeros((1, window, vla.proprio_dim), jnp.float32),
+        "timestep_pad_mask": jnp.ones((1, window), bool),
+    }
+    task = {
+        "tokens": jnp.zeros((1, length), jnp.int32),
+        "mask": jnp.ones((1, length), bool),
+        "image_primary": jnp.zeros((1, *image), jnp.uint8),
+    }
+    return model.init(jax.random.key(seed), observation, task)["params"]
+
+
+def find_tokenizer(config: FinetuneConfig) -> Path | None:
+    """The tokenizer.json that came with imported weights, or None."""
+    path = None if config.weights is None else Path(config.weights) / TOKENIZER
+    return path if path is not None and path.is_file() else None
+
+
+def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
+    """theta0: pretrained modules from `config.weights`, the rest from `config.seed`, placed as `like` says.
+
+    Imported weights go from disk straight to their devices, and only fresh modules and adapters are computed.
+
+    Args:
+      like: the parameters as `jax.ShapeDtypeStruct`s, with shardings or without.
+
+    Raises:
+      FileNotFoundError, ValueError: the weights are not there, or not of this model.
+    """
+    imported = config.weights is not None and (Path(config.weights) / PROVENANCE).is_file()
+    loaded = flatten_dict(restore(Path(str(config.weights)), lora.base(like))) if imported else {}
+    shardings = {path: leaf.sharding for path, leaf in flatten_dict(like).items() if path not in loaded}
+
+    @functools.partial(jax.jit, out_shardings=shardings)
+    def fresh() -> Tree:
+        params = flatten_dict(init_params(config, built))
+        return {path: params[path] for path in shardings}
+
+    params = unflatten_dict({**fresh(), **loaded})
+    if config.weights is None or imported:
+        return params
+    with _weights_file(config.weights) as path:
+        params = lora.whole(load_params(path, lora.base(params), fresh=FRESH), lora.adapters(params))
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
+
+
+def check_weights(config: FinetuneConfig, like: Tree) -> None:
+    """`initial_params` without reading a tensor: are pretrained modules there, with the names and shapes of `like`?
+
+    Raises:
+      FileNotFoundError, ValueError: they are not.
+    """
+    if config.weights is None:
+        return
+    if (Path(config.weights) / PROVENANCE).is_file():
+        check_imported(Path(config.weights), lora.base(like))
+        return
+    with _weights_file(config.weights) as path:
+        check_params(path, lora.base(like), fresh=FRESH)
+
+
+@contextlib.contextmanager
+def _weights_file(weights: str) -> Iterator[Path]:
+    """The file of shipped weights, or the one that a path names."""
+    shipped = importlib.resources.files("octo_integration") / "assets" / f"{weights}.safetensors"
+    if not shipped.is_file():
+        yield Path(weights)
+        return
+    with importlib.resources.as_file(shipped) as path:
+        yield path
+
+
+def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
+    """The parameters as `jax.ShapeDtypeStruct`s, without shardings.
+
+    Raises:
+      ValueError: a target of the LoRA configuration names no kernel.
+    """
+    shapes = jax.eval_shape(lambda: init_params(config, built))
+    lora.check_targets(shapes, config.lora)
+    return shapes
+
+
+def make_predict(built: Built, mesh: Mesh) -> Predict:
+    """(params, reader's batch that every process holds in full, number) -> f32[B, chunk, A] normalised action chunks.
+
+    Heads that draw draw the same for the same number. Short batches are filled up, so the function compiles once.
+    """
+    size = 0
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def forward(params: Tree, observation: Tree, task: Tree, number: int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        actions: Any = built.model.apply({"params": params}, observation, task, key)
+        return actions
+
+    def predict(params: Tree, batch: Batch, number: int) -> np.ndarray:
+        nonlocal size
+        inputs = built.device_form(batch)
+        rows = len(inputs["task"]["tokens"])
+        parts = sharding.batch_parts(mesh)
+        size = max(size, -(-rows // parts) * parts)
+
+        def fill(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, np.repeat(x[-1:], size - rows, axis=0)])
+
+        filled = jax.tree.map(fill, {name: inputs[name] for name in ("observation", "task")})
+        placed = sharding.put_whole(filled, mesh)
+        return np.asarray(forward(params, placed["observation"], placed["task"], number))[:rows]
+
+    return predict
