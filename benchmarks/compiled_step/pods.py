@@ -22,8 +22,9 @@ from benchmarks.optimizer_step.cases import step_of
 from benchmarks.train_step.case import step_flops
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.state import sharding
+from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import model_shapes
-from octo_integration.train.step import abstract_state, make_optimizer
+from octo_integration.state.train_state import abstract_state
 
 HERE = Path(__file__).parent
 WORD = 4

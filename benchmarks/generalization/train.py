@@ -24,7 +24,7 @@ from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import Tokenize, load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.state.lora import ADAPTERS
-from octo_integration.train.step import decay_mask
+from octo_integration.state.optimizer import decay_mask
 
 Tree = Any
 Array = jax.Array | np.ndarray

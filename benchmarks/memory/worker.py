@@ -21,14 +21,9 @@ from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import lora, sharding
-from octo_integration.train.step import (
-    TrainState,
-    abstract_state,
-    init_state,
-    make_loss,
-    make_optimizer,
-    make_train_step,
-)
+from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.train_state import TrainState, abstract_state, init_state
+from octo_integration.train.step import make_loss, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

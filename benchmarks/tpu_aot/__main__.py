@@ -30,8 +30,10 @@ from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
+from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import model_shapes
-from octo_integration.train.step import TrainState, abstract_state, make_loss, make_optimizer, make_train_step
+from octo_integration.state.train_state import TrainState, abstract_state
+from octo_integration.train.step import make_loss, make_train_step
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1]
@@ -60,7 +62,7 @@ HOLDS = {
 COMPILED = (
     "maps_optax/**/*.py",
     "octo_integration/model/**/*.py",
-    *(f"octo_integration/state/{name}.py" for name in ("lora", "sharding")),
+    *(f"octo_integration/state/{name}.py" for name in ("lora", "optimizer", "sharding", "train_state")),
     *(f"octo_integration/train/{name}.py" for name in ("finite", "step")),
 )
 # Parameters with fewer elements may stay whole on every chip.

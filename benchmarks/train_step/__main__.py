@@ -26,7 +26,9 @@ from benchmarks.train_step.case import case, step_flops
 from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.model.config import Remat
 from octo_integration.state import sharding
-from octo_integration.train.step import abstract_state, init_state, make_optimizer, make_train_step
+from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.train_state import abstract_state, init_state
+from octo_integration.train.step import make_train_step
 
 HOLDS = {
     "AdamW": MapsConfig(method="adam"),

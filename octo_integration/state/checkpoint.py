@@ -25,7 +25,8 @@ import orbax.checkpoint as ocp
 
 import maps_optax as mx
 from octo_integration.state import whole
-from octo_integration.train.step import HOLD_PATH, TrainState
+from octo_integration.state.optimizer import HOLD_PATH
+from octo_integration.state.train_state import TrainState
 
 Tree = Any
 Named = dict[str, Any]

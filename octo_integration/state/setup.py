@@ -22,7 +22,6 @@ from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.state import lora, sharding
-from octo_integration.train.step import to_device_form
 from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
 from octo_integration.weights.store import check_params, load_params
 
@@ -38,6 +37,19 @@ class Built(NamedTuple):
     layers: mx.LayerStack
     statistics: Statistics | MixtureStatistics
     device_form: Callable[[Batch], dict[str, Any]]
+
+
+def to_device_form(batch: Batch, tokenize: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """A reader's batch, with or without actions, as the jitted functions take it: instructions become tokens.
+
+    Of a missing instruction (task/pad_mask_dict/instruction is False) no token is left in the mask.
+    """
+    task = dict(batch["task"])
+    tokens, mask = tokenize([str(text) for text in task.pop("instruction")])
+    if "instruction" in task.get("pad_mask_dict", {}):
+        mask = mask & task["pad_mask_dict"]["instruction"][:, None]
+    actions = {name: batch[name] for name in ("action", "action_pad_mask") if name in batch}
+    return {"observation": dict(batch["observation"]), "task": {**task, "tokens": tokens, "mask": mask}, **actions}
 
 
 def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, run: Path | None = None) -> Built:

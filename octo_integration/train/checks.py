@@ -6,8 +6,8 @@ import jax
 
 from octo_integration.config import FinetuneConfig
 from octo_integration.state import lora
+from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import abstract_params, build, check_weights
-from octo_integration.train.step import make_optimizer
 
 
 class _Sizes(NamedTuple):

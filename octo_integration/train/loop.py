@@ -29,6 +29,7 @@ from octo_integration.model.adapters import with_adapters
 from octo_integration.processes import claim, distributed, flags, lifeline
 from octo_integration.processes.interrupts import Interrupted, Request, interrupts
 from octo_integration.state import checkpoint, lora, sharding
+from octo_integration.state.optimizer import batches_applied, learning_rate, make_optimizer
 from octo_integration.state.setup import (
     Built,
     Predict,
@@ -38,19 +39,9 @@ from octo_integration.state.setup import (
     initial_params,
     make_predict,
 )
+from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
 from octo_integration.train import checks, finite
-from octo_integration.train.step import (
-    Metrics,
-    TrainState,
-    abstract_state,
-    batches_applied,
-    init_state,
-    learning_rate,
-    make_loss,
-    make_optimizer,
-    make_train_step,
-    shardings_of,
-)
+from octo_integration.train.step import Metrics, make_loss, make_train_step
 
 Tree = Any
 

@@ -11,14 +11,9 @@ import numpy as np
 import maps_optax as mx
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.state import sharding
-from octo_integration.train.step import (
-    TrainState,
-    abstract_state,
-    init_state,
-    make_loss,
-    make_optimizer,
-    make_train_step,
-)
+from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.train_state import TrainState, abstract_state, init_state
+from octo_integration.train.step import make_loss, make_train_step
 
 SEED = 5
 LAYERS = mx.LayerStack(

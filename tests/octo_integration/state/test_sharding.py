@@ -22,7 +22,9 @@ import jax, numpy as np
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.train import finite
 from octo_integration.state import sharding
-from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
+from octo_integration.train.step import make_loss, make_train_step
+from octo_integration.state.train_state import abstract_state, init_state
+from octo_integration.state.optimizer import make_optimizer
 from tests.octo_integration import micro
 
 def run(devices, data, fsdp, tensor, accumulate):

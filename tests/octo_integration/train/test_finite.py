@@ -10,15 +10,10 @@ import pytest
 
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.state import checkpoint, sharding
+from octo_integration.state.optimizer import batches_applied, make_optimizer
+from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train import finite
-from octo_integration.train.step import (
-    abstract_state,
-    batches_applied,
-    init_state,
-    make_loss,
-    make_optimizer,
-    make_train_step,
-)
+from octo_integration.train.step import make_loss, make_train_step
 from tests.octo_integration import micro
 
 METHODS = ("maps", "adam", "l2_sp")

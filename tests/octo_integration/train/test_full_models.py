@@ -19,7 +19,9 @@ from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
 from octo_integration.state.setup import _init
-from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
+from octo_integration.train.step import make_loss, make_train_step
+from octo_integration.state.train_state import abstract_state, init_state
+from octo_integration.state.optimizer import make_optimizer
 
 whole = CONFIGS[sys.argv[1]]
 towers = {name: dataclasses.replace(tower, depth=2) for name, tower in whole.towers.items() if name != "stem"}

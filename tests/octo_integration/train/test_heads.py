@@ -15,8 +15,10 @@ from octo_integration.model.heads import HEADS
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.state import checkpoint, sharding
+from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import build, init_params
-from octo_integration.train.step import abstract_state, init_state, make_loss, make_optimizer, make_train_step
+from octo_integration.state.train_state import abstract_state, init_state
+from octo_integration.train.step import make_loss, make_train_step
 from tests.octo_integration import micro_vla
 
 STEPS, BATCHES = 40, 4

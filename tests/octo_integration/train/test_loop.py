@@ -19,8 +19,8 @@ from octo_integration.evaluate.plot import plot_drift
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy, load_run
 from octo_integration.state import checkpoint
+from octo_integration.state.optimizer import learning_rate
 from octo_integration.train import loop
-from octo_integration.train.step import learning_rate
 from tests.octo_integration import micro_vla
 
 ROOT = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""The training step: loss, optimizer chain, donation, accumulation, precision."""
+"""The training step: loss, what the optimizer makes of it, donation, accumulation, precision."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 import maps_optax as mx
 from octo_integration.config import MapsConfig, OptimizerConfig
-from octo_integration.train.step import TrainState, decay_mask, learning_rate, to_device_form
+from octo_integration.state.train_state import TrainState
 from tests.octo_integration import micro
 
 
@@ -41,32 +41,6 @@ def test_what_the_loss_draws_follows_from_seed_and_step():
         state, metrics = step(state, micro.batch(i))
         key = jax.random.fold_in(jax.random.key(micro.SEED), i)
         assert metrics["drawn"] == jax.random.uniform(key)
-
-
-def test_a_missing_instruction_leaves_no_token():
-    task = {"instruction": np.array(["go", "go"], object), "pad_mask_dict": {"instruction": np.array([True, False])}}
-
-    def tokenize(texts):
-        return np.full((len(texts), 4), 7, np.int32), np.tile([True, True, False, False], (len(texts), 1))
-
-    form = to_device_form({"observation": {}, "task": task, "episode": np.arange(2)}, tokenize)
-    assert form.keys() == {"observation", "task"} and "instruction" not in form["task"]
-    np.testing.assert_array_equal(form["task"]["mask"], [[True, True, False, False], [False] * 4])
-    del task["pad_mask_dict"]
-    form = to_device_form({"observation": {}, "task": task}, tokenize)
-    np.testing.assert_array_equal(form["task"]["mask"].sum(1), [2, 2])
-
-
-def test_learning_rate_warms_up_and_decays():
-    rate = learning_rate(OptimizerConfig(lr=2e-3, warmup=10, steps=100))
-    assert [float(rate(i)) for i in (0, 5, 10, 100)] == pytest.approx([0.0, 1e-3, 2e-3, 2e-4])
-
-
-def test_weight_decay_spares_biases_though_scan_stacks_them_into_matrices():
-    params = micro.params()
-    assert params["vision"]["blocks"]["fc"]["bias"].ndim == 2
-    mask = decay_mask(params)
-    assert mask["vision"]["blocks"]["fc"] == {"kernel": True, "bias": False}
 
 
 @pytest.mark.parametrize("maps", [ADAM, MapsConfig(), MapsConfig(method="l2_sp", lambda_max=0.01)])
