@@ -228,7 +228,7 @@ def export_weights(config: Any) -> int:
 
 def merge(config: Any) -> int:
     """Merges adapters into the weights."""
-    from octo_integration.state.lora import run_merge
+    from octo_integration.cli.merge import run_merge
 
     print(run_merge(config))
     return 0
@@ -282,7 +282,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "roll a fine-tuned policy out in Meta-World: success per task", f"{HERE}.cli.commands:EvaluateConfig", evaluate
     ),
-    "merge": Command("add the adapters of a LoRA run to its weights", f"{HERE}.state.lora:MergeConfig", merge),
+    "merge": Command("add the adapters of a LoRA run to its weights", f"{HERE}.cli.merge:MergeConfig", merge),
     "plot": Command("draw the drift of runs along the stack", f"{HERE}.evaluate.plot:PlotConfig", plot),
     "demo": Command("compare Adam and MAPS on the shipped data in a few minutes", f"{HERE}.cli.demo:DemoConfig", demo),
 }

@@ -10,10 +10,8 @@ Checkpoints keep the frozen leaves too. A reference to the pretrained file would
 read without that file, nor on another machine; and a copy in bfloat16 costs less than the moments of full fine-tuning.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,31 +20,15 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import maps_optax as mx
-from octo_integration.config import MapsConfig, read_config
+from octo_integration.config import MapsConfig
 from octo_integration.model.adapters import with_adapters
 from octo_integration.model.config import FRESH, LoraConfig
-from octo_integration.weights.store import save_params
 
 Tree = Any
 Flat = dict[tuple[str, ...], Any]
 
 ADAPTERS = ("lora_a", "lora_b")
 FROZEN_DTYPE = jnp.bfloat16
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeConfig:
-    """Adds the adapters of a LoRA run to the kernels beside them and writes the parameters as safetensors, in float32.
-
-    maps-vla merge --run runs/tiny-lora --out merged.safetensors
-    """
-
-    run: str
-    """Run directory of finetune with --lora.rank above 0."""
-    out: str
-    """The file to write, ending in .safetensors; finetune takes it as --weights."""
-    step: int | None = None
-    """Step of the checkpoint; default: the latest."""
 
 
 def check_targets(params: Tree, config: LoraConfig) -> None:
@@ -164,26 +146,6 @@ def merge_lora(params: Tree, lora: LoraConfig) -> Tree:
             update = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST).reshape(merged[kernel].shape)
             merged[kernel] = merged[kernel] + lora.alpha / lora.rank * update
     return unflatten_dict(merged)
-
-
-def run_merge(config: MergeConfig) -> str:
-    """Merges; returns the file.
-
-    Raises:
-      FileNotFoundError, ValueError: no run, or one without adapters.
-      OSError: the file could not be written.
-    """
-    from octo_integration.policy.policy import load_run  # which needs `split`
-
-    out, lora = Path(config.out), read_config(Path(config.run)).lora
-    if lora.rank == 0:
-        raise ValueError(f"merge: {config.run} was trained without adapters; its parameters are what they are.")
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"merge: --out is {config.out}; give a file that ends in .safetensors.")
-    trained = load_run(Path(config.run), config.step)
-    provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
-    save_params(out, merge_lora(trained.params, lora), provenance)
-    return str(out)
 
 
 def _is_adapter(path: tuple[str, ...]) -> bool:

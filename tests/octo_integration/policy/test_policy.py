@@ -9,7 +9,8 @@ import pytest
 from octo_integration import data
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import DataConfig
-from octo_integration.policy.policy import Policy, Trained
+from octo_integration.policy.policy import Policy
+from octo_integration.policy.trained import Trained
 from octo_integration.state.setup import build
 
 WINDOW = 3

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.policy.policy import load_run
+from octo_integration.policy.trained import load_run
 from tests.octo_integration import child
 from tests.octo_integration.processes import peers
 

@@ -11,12 +11,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from octo_integration.cli import commands
+from octo_integration.cli import merge as merge_command
 from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.policy import policy
-from octo_integration.policy.policy import load_run
+from octo_integration.policy.trained import load_run
 from octo_integration.processes import interrupts
 from octo_integration.state import lora
 from octo_integration.train import loop
@@ -211,7 +211,7 @@ def test_merging_unrolls_stacks_and_heads():
 def test_a_run_without_adapters_has_nothing_to_merge(run, trained, monkeypatch, capsys):
     plain = dataclasses.replace(trained.config, lora=LoraConfig())
     monkeypatch.setattr(lora, "read_config", lambda _: plain)
-    monkeypatch.setattr(policy, "load_run", lambda *_: pytest.fail("the run was loaded"))
+    monkeypatch.setattr(merge_command, "load_run", lambda *_: pytest.fail("the run was loaded"))
     assert commands.main(["merge", "--run", str(run), "--out", str(run / "x.safetensors")]) == commands.BAD_INPUT
     assert "was trained without adapters" in capsys.readouterr().err
 

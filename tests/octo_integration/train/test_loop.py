@@ -17,7 +17,8 @@ from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, Opti
 from octo_integration.data import DataConfig
 from octo_integration.evaluate.plot import plot_drift
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.policy.policy import load_policy, load_run
+from octo_integration.policy.policy import load_policy
+from octo_integration.policy.trained import load_run
 from octo_integration.state import checkpoint
 from octo_integration.state.optimizer import learning_rate
 from octo_integration.train import loop

@@ -1,0 +1,42 @@
+"""The command `maps-vla merge`: adapters into the kernels beside them."""
+
+import dataclasses
+from pathlib import Path
+
+from octo_integration.config import read_config
+from octo_integration.policy.trained import load_run
+from octo_integration.state.lora import merge_lora
+from octo_integration.weights.store import save_params
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeConfig:
+    """Adds the adapters of a LoRA run to the kernels beside them and writes the parameters as safetensors, in float32.
+
+    maps-vla merge --run runs/tiny-lora --out merged.safetensors
+    """
+
+    run: str
+    """Run directory of finetune with --lora.rank above 0."""
+    out: str
+    """The file to write, ending in .safetensors; finetune takes it as --weights."""
+    step: int | None = None
+    """Step of the checkpoint; default: the latest."""
+
+
+def run_merge(config: MergeConfig) -> str:
+    """Merges; returns the file.
+
+    Raises:
+      FileNotFoundError, ValueError: no run, or one without adapters.
+      OSError: the file could not be written.
+    """
+    out, lora = Path(config.out), read_config(Path(config.run)).lora
+    if lora.rank == 0:
+        raise ValueError(f"merge: {config.run} was trained without adapters; its parameters are what they are.")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"merge: --out is {config.out}; give a file that ends in .safetensors.")
+    trained = load_run(Path(config.run), config.step)
+    provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
+    save_params(out, merge_lora(trained.params, lora), provenance)
+    return str(out)
