@@ -7,8 +7,9 @@ import jax
 
 from octo_integration.config import FinetuneConfig, MeshConfig, read_config
 from octo_integration.data import read_statistics
+from octo_integration.policy.predict import Predict, make_predict
 from octo_integration.state import checkpoint, lora, sharding
-from octo_integration.state.setup import Built, Predict, abstract_params, build, make_predict
+from octo_integration.state.setup import Built, abstract_params, build
 
 
 class Trained(NamedTuple):

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
@@ -21,13 +20,12 @@ from octo_integration.model.config import FRESH, HeadKind, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
-from octo_integration.state import lora, sharding
+from octo_integration.state import lora
 from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
 from octo_integration.weights.store import check_params, load_params
 
 Tree = Any
 Batch = Mapping[str, Any]
-Predict = Callable[[Tree, Batch, int], np.ndarray]
 
 
 class Built(NamedTuple):
@@ -190,33 +188,3 @@ def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
     shapes = jax.eval_shape(lambda: init_params(config, built))
     lora.check_targets(shapes, config.lora)
     return shapes
-
-
-def make_predict(built: Built, mesh: Mesh) -> Predict:
-    """(params, reader's batch that every process holds in full, number) -> f32[B, chunk, A] normalised action chunks.
-
-    Heads that draw draw the same for the same number. Short batches are filled up, so the function compiles once.
-    """
-    size = 0
-
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def forward(params: Tree, observation: Tree, task: Tree, number: int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(0), number)
-        actions: Any = built.model.apply({"params": params}, observation, task, key)
-        return actions
-
-    def predict(params: Tree, batch: Batch, number: int) -> np.ndarray:
-        nonlocal size
-        inputs = built.device_form(batch)
-        rows = len(inputs["task"]["tokens"])
-        parts = sharding.batch_parts(mesh)
-        size = max(size, -(-rows // parts) * parts)
-
-        def fill(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([x, np.repeat(x[-1:], size - rows, axis=0)])
-
-        filled = jax.tree.map(fill, {name: inputs[name] for name in ("observation", "task")})
-        placed = sharding.put_whole(filled, mesh)
-        return np.asarray(forward(params, placed["observation"], placed["task"], number))[:rows]
-
-    return predict

@@ -26,19 +26,12 @@ from octo_integration.evaluate.action_error import ActionError, action_error
 from octo_integration.evaluate.drift import drift, write_drift
 from octo_integration.logs.run_log import open_log
 from octo_integration.model.adapters import with_adapters
+from octo_integration.policy.predict import Predict, make_predict
 from octo_integration.processes import claim, distributed, flags, lifeline
 from octo_integration.processes.interrupts import Interrupted, Request, interrupts
 from octo_integration.state import checkpoint, lora, sharding
 from octo_integration.state.optimizer import batches_applied, learning_rate, make_optimizer
-from octo_integration.state.setup import (
-    Built,
-    Predict,
-    abstract_params,
-    build,
-    find_tokenizer,
-    initial_params,
-    make_predict,
-)
+from octo_integration.state.setup import Built, abstract_params, build, find_tokenizer, initial_params
 from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
 from octo_integration.train import checks, finite
 from octo_integration.train.step import Metrics, make_loss, make_train_step
