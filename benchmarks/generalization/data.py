@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from octo_integration.collect.demonstrations import CollectConfig, splits
+from octo_integration.common.files import write_json
 from octo_integration.pretrain.frames_reader import TEXTS, Frames, read_frames
 from octo_integration.simulators.metaworld.shifts import SHIFTS
 from octo_integration.simulators.metaworld.tasks import TASKS, Task
-from octo_integration.state.checkpoint import write_json
 
 # The scene tells some of these apart, others only the instruction: point (which shape), faucet-open and -close.
 STUDY_TASKS = ("point", "faucet-open", "faucet-close", "drawer-open", "door-open", "button-press")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import maps_optax as mx
-from octo_integration.state import checkpoint, sharding
+from octo_integration.common import files
+from octo_integration.state import sharding
 
 Tree = Any
 
@@ -65,4 +66,4 @@ def drift(params: Tree, theta0: Tree, slices: Sequence[mx.Slice], lambda_max: fl
 
 def write_drift(path: Path, rows: list[dict[str, Any]], *, label: str, step: int) -> None:
     """Writes drift.json, which `maps-vla plot` reads."""
-    checkpoint.write_json(path, {"label": label, "step": step, "tensors": rows})
+    files.write_json(path, {"label": label, "step": step, "tensors": rows})

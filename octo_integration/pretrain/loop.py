@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from octo_integration.common import limits
+from octo_integration.common.files import write_json
 from octo_integration.common.limits import check_limits
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.logs.run_log import open_log
@@ -33,7 +34,6 @@ from octo_integration.pretrain.probes import ROWS, Probes, probe
 from octo_integration.pretrain.text import KINDS, bags_of_words, dialogues, texts
 from octo_integration.processes import claim, flags
 from octo_integration.processes.interrupts import Request, interrupts
-from octo_integration.state.checkpoint import write_json
 from octo_integration.weights.imported import TOKENIZER
 from octo_integration.weights.store import load_params, save_params
 

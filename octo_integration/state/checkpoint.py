@@ -8,9 +8,7 @@ theta0 is the pretrained weights file that the run's config names, so a checkpoi
 import contextlib
 import functools
 import gc
-import json
 import logging
-import os
 import re
 import shutil
 import sys
@@ -180,20 +178,6 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
     saved = {p: leaf for p, leaf in _saved_leaves(manager, step).items() if p.startswith("params/")}
     _check_same(saved, wanted, f"checkpoint {directory}/{step}")
     return _rebuild({"params": like}, _read(manager, step, wanted))["params"]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON beside `path` and renames it there; on an error, which names `path`, nothing is left."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room, or give a folder that may be written."
-        ) from None
 
 
 def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:

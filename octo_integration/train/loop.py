@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 import maps_optax as mx
 from octo_integration import data
+from octo_integration.common import files
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
 from octo_integration.evaluate.action_error import ActionError, action_error
@@ -351,10 +352,10 @@ def _check_same_run(out: Path, config: FinetuneConfig) -> None:
 def _describe_run(out: Path, config: FinetuneConfig, built: Built) -> None:
     """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
-    checkpoint.write_json(out / "config.json", {**to_dict(config), "versions": versions})
+    files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
     if (tokenizer := find_tokenizer(config)) is not None:
         shutil.copyfile(tokenizer, out / tokenizer.name)
-    checkpoint.write_json(out / "statistics.json", json.loads(built.statistics.to_json()))
+    files.write_json(out / "statistics.json", json.loads(built.statistics.to_json()))
 
 
 def _say(text: object) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from octo_integration.common import files
 from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.state import checkpoint
 from tests.octo_integration import micro
@@ -200,13 +201,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "drift.json"
-    checkpoint.write_json(path, {"step": 1})
+    files.write_json(path, {"step": 1})
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_json(path, {"step": 2})
+        files.write_json(path, {"step": 2})
     assert json.loads(path.read_text()) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["drift.json"]

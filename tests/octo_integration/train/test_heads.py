@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from octo_integration import data
+from octo_integration.common import files
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig, to_dict
 from octo_integration.data import DataConfig
 from octo_integration.model.config import HeadConfig
@@ -69,7 +70,7 @@ def train(config: FinetuneConfig, statistics: data.Statistics, batches: list[dic
     manager = checkpoint.open_checkpoints(out / "checkpoints", keep=1)
     checkpoint.save(manager, STEPS, state, anchored=False)
     checkpoint.finish(manager)
-    checkpoint.write_json(out / "config.json", to_dict(config))
+    files.write_json(out / "config.json", to_dict(config))
     (out / "statistics.json").write_text(statistics.to_json())
     return jax.device_get(metrics)
 
