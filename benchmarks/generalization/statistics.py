@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from octo_integration.evaluate.rollout import Z_95, wilson_interval
+from octo_integration.evaluate.intervals import Z_95, wilson_interval
 
 Record = Mapping[str, Any]
 Run = tuple[int, int]

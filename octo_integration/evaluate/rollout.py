@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,13 +10,13 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
+from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.simulators.isolated import isolated_env
 from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv, seed_of
 from octo_integration.simulators.metaworld.shifts import GOAL_SHIFTS, draw_shift
 from octo_integration.simulators.metaworld.tasks import get_task
 from octo_integration.simulators.renderer import SimulatorMissing
 
-Z_95 = 1.959964  # 97.5th percentile of the normal distribution
 VIDEO_SCALE = 4
 VIDEO_RATE = 20  # frames per second; half as fast as the robot
 
@@ -53,24 +52,6 @@ class TaskResult:
     def successes(self) -> int:
         """How many episodes succeeded."""
         return sum(self.outcomes)
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a rate: the rates p with |successes/n - p| <= z sqrt(p (1 - p) / n).
-
-    E. B. Wilson, JASA 22 (1927). Unlike the normal approximation it is right for few trials and for 0 or n successes.
-
-    Raises:
-      ValueError: no trials, or not 0 <= successes <= n.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} trials; give 0 <= successes <= n and n >= 1.")
-    rate, z2 = successes / n, Z_95**2
-    centre = rate + z2 / (2 * n)
-    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    low, high = ((centre + sign * half) / (1 + z2 / n) for sign in (-1, 1))
-    # Rounding would leave 0 and 1 a hair inside.
-    return (0.0 if successes == 0 else low, 1.0 if successes == n else high)
 
 
 def rollout(

@@ -1,7 +1,6 @@
 """Success rates: the interval, the way chunks are carried out, and one policy that is known to succeed."""
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,38 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from octo_integration.evaluate import rollout as module
-from octo_integration.evaluate.rollout import rollout, wilson_interval
+from octo_integration.evaluate.intervals import wilson_interval
+from octo_integration.evaluate.rollout import rollout
 from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
 from octo_integration.simulators.metaworld.shifts import Shift
 from octo_integration.simulators.metaworld.tasks import TASKS
 from tests.octo_integration.simulator import simulated
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def test_wilson_interval_of_known_cases() -> None:
-    # statsmodels.stats.proportion.proportion_confint(k, n, method="wilson")
-    np.testing.assert_allclose(wilson_interval(8, 10), (0.490162, 0.943318), atol=1e-6)
-    np.testing.assert_allclose(wilson_interval(0, 10), (0, 0.277533), atol=1e-6)
-    np.testing.assert_allclose(wilson_interval(20, 20), (0.838875, 1), atol=1e-6)
-    for successes, n in ((1, 0), (-1, 4), (5, 4)):
-        with pytest.raises(ValueError, match="give 0 <= successes <= n"):
-            wilson_interval(successes, n)
-
-
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_inverts_the_score_test(case: tuple[int, int]) -> None:
-    successes, n = case
-    low, high = wilson_interval(successes, n)
-    assert 0 <= low <= successes / n <= high <= 1
-    for edge in (low, high):
-        if 0 < edge < 1:
-            score = abs(successes / n - edge) / math.sqrt(edge * (1 - edge) / n)
-            assert score == pytest.approx(1.96, abs=1e-3)
 
 
 class Counter:
