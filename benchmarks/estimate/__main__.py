@@ -28,9 +28,9 @@ import maps_optax as mx
 from octo_integration import data
 from octo_integration.cli.demo import DemoConfig, run_config
 from octo_integration.config import FinetuneConfig
+from octo_integration.data.statistics import cache_directory
 from octo_integration.state.optimizer import learning_rate
 from octo_integration.state.setup import Built, abstract_params, build, initial_params
-from octo_integration.train.loop import cache_directory
 from octo_integration.train.step import make_loss
 
 RESULTS = Path(__file__).parent / "results.json"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from octo_integration.common.paths import refuse_schemes
 from octo_integration.data.config import DataConfig, Normalisation
 from octo_integration.data.mixture import members
 
@@ -342,3 +343,14 @@ def _write_cache(path: Path | None, statistics: Statistics) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def cache_directory() -> Path:
+    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache.
+
+    Raises:
+      ValueError: the variable has a scheme.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    refuse_schemes(base, "XDG_CACHE_HOME")
+    return Path(base) / "maps_vla"

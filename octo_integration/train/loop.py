@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from octo_integration import data
 from octo_integration.common import files
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
+from octo_integration.data.statistics import cache_directory
 from octo_integration.evaluate.action_error import ActionError, action_error
 from octo_integration.evaluate.drift import drift, write_drift
 from octo_integration.logs.run_log import open_log
@@ -321,17 +321,6 @@ def _unnormalise(run: _Run, split: str) -> Callable[[np.ndarray], np.ndarray]:
 
 def _error_scalars(errors: dict[str, ActionError]) -> dict[str, float]:
     return {f"action_l1/{split}": error.l1 for split, error in errors.items()}
-
-
-def cache_directory() -> Path:
-    """Where statistics of data sets are kept between runs: $XDG_CACHE_HOME/maps_vla, by default under ~/.cache.
-
-    Raises:
-      ValueError: the variable has a scheme.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    refuse_schemes(base, "XDG_CACHE_HOME")
-    return Path(base) / "maps_vla"
 
 
 def _check_same_run(out: Path, config: FinetuneConfig) -> None:

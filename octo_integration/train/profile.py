@@ -9,12 +9,12 @@ from octo_integration import data
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.profile import profile_input
+from octo_integration.data.statistics import cache_directory
 from octo_integration.state import lora, sharding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import abstract_params, build, initial_params
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train import checks
-from octo_integration.train.loop import cache_directory
 from octo_integration.train.step import make_loss, make_train_step
 
 STEPS = 5

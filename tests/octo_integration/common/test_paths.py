@@ -10,7 +10,7 @@ import pytest
 from octo_integration.cli import commands
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
-from octo_integration.data import DataConfig
+from octo_integration.data import DataConfig, statistics
 from octo_integration.data.mixture import members
 from octo_integration.pretrain.loop import PretrainConfig, pretrain
 from octo_integration.train import loop
@@ -98,7 +98,7 @@ def test_a_mixture_may_not_name_one_either(tmp_path):
 def test_nor_may_the_environment(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", URL)
     with pytest.raises(ValueError, match=f"^XDG_CACHE_HOME is '{URL}'"):
-        loop.cache_directory()
+        statistics.cache_directory()
 
 
 @pytest.mark.parametrize(
