@@ -9,11 +9,9 @@ import os
 import platform
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from octo_integration.simulators.metaworld.goals import Geom
 
 SUPERSAMPLING = 2
 MAX_GEOMS = 1000
@@ -63,6 +61,18 @@ def _unavailable(error: Exception) -> RenderingUnavailable:
         f"MuJoCo cannot render without a screen (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {reason}); "
         f"on Debian: apt-get install {_DEBIAN}, then set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
     )
+
+
+RGB = tuple[float, float, float]
+
+
+class Geom(NamedTuple):
+    """What a renderer draws: the name of a member of mujoco.mjtGeom, half lengths, centre, colour."""
+
+    kind: str
+    size: RGB
+    position: tuple[float, float, float]
+    rgba: tuple[float, float, float, float]
 
 
 class Renderer:

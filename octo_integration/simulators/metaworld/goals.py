@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from octo_integration.simulators.renderer import Geom
+
 COLORS = ("blue", "red", "yellow", "orange", "green", "pink")
 SHAPES = ("cube", "ball", "cylinder", "bar", "disc")
 # By rule, and in orders such that Meta-World's own red, green and blue balls, green cube and orange ball are not held
@@ -68,15 +70,6 @@ class ColoredShape:
     def name(self) -> str:
         """As instructions say it: "red cube"."""
         return f"{self.color} {self.shape}"
-
-
-class Geom(NamedTuple):
-    """What a renderer draws: the name of a member of mujoco.mjtGeom, half lengths, centre, colour."""
-
-    kind: str
-    size: RGB
-    position: tuple[float, float, float]
-    rgba: tuple[float, float, float, float]
 
 
 class Scene(NamedTuple):
