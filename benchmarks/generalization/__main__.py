@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.generalization import report, study, success
+from benchmarks.generalization import plan, report, study, success
 from octo_integration.cli.commands import USER_ERRORS
 
 HERE = Path(__file__).parent
@@ -88,13 +88,13 @@ Command = (
 def main(command: Run | Success | Report) -> None:
     """Runs one part."""
     if isinstance(command, Run):
-        results = command.results or study.lines(command.profile, "results", command.out)
+        results = command.results or plan.lines(command.profile, "results", command.out)
         study.run(command.profile, command.out, results, command.workers, command.only)
     elif isinstance(command, Success):
         success.run(
             command.profile,
             command.out,
-            command.results or study.lines(command.profile, "success", command.out),
+            command.results or plan.lines(command.profile, "success", command.out),
             command.methods,
             command.shifts,
             workers=command.workers,

@@ -15,8 +15,8 @@ from benchmarks.generalization import statistics
 from benchmarks.generalization.data import STUDY_TASKS
 from benchmarks.generalization.evaluate import forward
 from benchmarks.generalization.methods import Point
+from benchmarks.generalization.plan import PROFILES
 from benchmarks.generalization.processes import CPU, Record, write_lines
-from benchmarks.generalization.study import PROFILES
 from benchmarks.generalization.train import Inputs, Program, text_tokens
 from benchmarks.generalization.worker import KEPT, initial
 from octo_integration.collect.parallel import environment

@@ -1,6 +1,7 @@
 """What a worker process does with one job of the study; data and compiled programs stay in its memory."""
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import jax
 import numpy as np
 
 import maps_optax as mx
-from benchmarks.generalization import study
+from benchmarks.generalization import plan
 from benchmarks.generalization.data import first_episodes, load
 from benchmarks.generalization.evaluate import Held, Probes, drift
 from benchmarks.generalization.methods import Derived, Point
+from benchmarks.generalization.plan import Job, described
 from benchmarks.generalization.processes import Record
 from benchmarks.generalization.strengths import mean_strength
-from benchmarks.generalization.study import Job, described
 from benchmarks.generalization.train import (
     Inputs,
     Program,
@@ -40,7 +41,7 @@ KEPT = ("adam", "frozen-vision", "linear", "uniform", "reversed", "lora")
 
 def run(job: Job) -> list[Record]:
     """Fine-tunes, then measures the end of the run and the points derived from it."""
-    point, profile = job.point, study.PROFILES[job.profile]
+    point, profile = job.point, plan.PROFILES[job.profile]
     program, steps = program_of(point), point.steps or profile.steps
     theta0 = initial(program, job.pretrain if point.start == "pretrained" else None, job.seed)
     knobs = knobs_of(point, theta0, profile.lr, steps)
@@ -97,7 +98,7 @@ def initial(program: Program, pretrain: int | None, seed: int) -> Tree:
     params = _initialise(program)(jax.random.key(seed), *_template(program))["params"]
     if pretrain is None:
         return params
-    loaded = load_params(study.weights_path(program.model, pretrain), base(params), fresh=FRESH)
+    loaded = load_params(plan.weights_path(program.model, pretrain), base(params), fresh=FRESH)
     return jax.tree.map(jax.numpy.asarray, whole(loaded, adapters(params)))
 
 
@@ -134,7 +135,7 @@ def _rounded(values: Any) -> dict[str, float]:
 
 
 def _parts(job: Job) -> tuple[str, ...]:
-    return study.PROFILES[job.profile].parts
+    return plan.PROFILES[job.profile].parts
 
 
 @functools.lru_cache(maxsize=4)
@@ -152,3 +153,11 @@ def _training(out: Path, demos: int | None, blind: bool) -> tuple[Inputs, np.nda
     windows = load(out, "train")
     kept = windows if demos is None else first_episodes(windows, demos)
     return jax.device_put(inputs_of(kept, blind)), kept.task
+
+
+def execute(job: Job) -> list[Record]:
+    """One run and all it is measured by; runs in a worker."""
+    started = time.perf_counter()
+    records = pretrained(job) if job.point.method == "pretrained" else run(job)
+    seconds = round(time.perf_counter() - started, 1)
+    return [{**record, "seconds": seconds} for record in records]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.generalization import report, statistics, study, success
+from benchmarks.generalization import plan, report, statistics, study, success
 from benchmarks.generalization.data import DataSizes, conditions, load, prepare
 from tests.octo_integration.simulator import simulated
 
@@ -26,7 +26,7 @@ def test_the_smoke_profile_from_nothing_to_a_report(tmp_path, capsys):
     assert results.read_text().startswith(first)  # what was there is not run again
 
     records = statistics.read(results)
-    profile = study.PROFILES["smoke"]
+    profile = plan.PROFILES["smoke"]
     wanted = {p.method for p in profile.points} | {d.method for p in profile.points for d in p.derived}
     assert {r["method"] for r in records} == wanted | {"pretrained", "constant"}
     for record in records:
@@ -59,7 +59,7 @@ def test_what_cannot_be_run_is_named(tmp_path):
         success.run("smoke", tmp_path, tmp_path / "success.jsonl", (name,), (shift,), workers=1, episodes=episodes)
 
     with pytest.raises(FileNotFoundError, match="pretrain --model small --words tiny --seed 7"):
-        study.weights_path("small", 7)
+        plan.weights_path("small", 7)
     with pytest.raises(FileNotFoundError, match="no weights of adam"):
         closed_loop("adam")
     with pytest.raises(ValueError, match="the plan has no point 'dance'"):

@@ -1,0 +1,115 @@
+"""The sizes of the study, and what one run of it is."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.generalization import methods
+from benchmarks.generalization.data import PARTS, DataSizes
+from benchmarks.generalization.methods import Derived, Point
+from benchmarks.generalization.processes import HERE, Record
+from octo_integration.model.sizes import CONFIGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """A size of the study.
+
+    Attributes:
+      points: the plan, in the order in which it is run.
+      pairs: (pretrained model, seed) that every point is run with.
+      steps, lr: of fine-tuning, where a point has none of its own.
+      data: how much is collected.
+      lines: what the names of its files of JSON lines, beside this one, begin with; None: they are in `out`.
+      parts: what is measured: dev, to choose by, and test.
+      gpu: processes share the accelerator; otherwise each has one CPU thread.
+    """
+
+    points: tuple[Point, ...]
+    pairs: tuple[tuple[int, int], ...]
+    steps: int
+    lr: float
+    data: DataSizes
+    lines: str | None
+    parts: tuple[str, ...] = PARTS
+    gpu: bool = False
+
+
+PAIRS = ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2))
+PROFILES: Mapping[str, Profile] = {
+    "default": Profile(tuple(methods.PLAN), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "more": Profile((*methods.BOUNDARIES, *methods.LONGER), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), ""),
+    "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small_", gpu=True),
+    "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
+    "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
+}
+
+
+def lines(profile: str, kind: str, out: Path) -> Path:
+    """The file of a profile's "results" or "success"."""
+    begin = PROFILES[profile].lines
+    return out / f"{kind}.jsonl" if begin is None else HERE / f"{begin}{kind}.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: a point, a pretrained model and a seed."""
+
+    point: Point
+    pretrain: int
+    seed: int
+    profile: str
+    out: Path
+
+    @property
+    def key(self) -> str:
+        """Of its line."""
+        return key(self.point.name, self.pretrain, self.seed)
+
+
+def key(name: str, pretrain: int, seed: int) -> str:
+    """Of a line of the results."""
+    return f"{name}/p{pretrain}/s{seed}"
+
+
+def weights_path(model: str, pretrained: int) -> Path:
+    """The weights of a pretraining; the first of `tiny` are the shipped ones.
+
+    Raises:
+      FileNotFoundError: they are not there.
+    """
+    import octo_integration
+
+    shipped = Path(octo_integration.__file__).parent / "assets" / "tiny.safetensors"
+    own = HERE / "pretrained" / f"{model}-seed{pretrained}.safetensors"
+    path = shipped if (model, pretrained) == ("tiny", 0) else own
+    if not path.is_file():
+        size = CONFIGS[model].image_size
+        raise FileNotFoundError(
+            f"there are no weights {path}; make them with maps-vla collect-frames --image-size {size} and "
+            f"maps-vla pretrain --model {model} --words tiny --seed {pretrained}, and copy them there."
+        )
+    return path
+
+
+def described(job: Job, point: Point | Derived) -> Record:
+    """The part of a record that says what was run."""
+    derived = isinstance(point, Derived)
+    base = job.point
+    axis = "alpha" if derived and point.x is not None else None if derived else base.axis
+    name = point.method if point.x is None else f"{point.method}/{axis}={point.x:g}"
+    return {
+        "key": key(name, job.pretrain, job.seed),
+        "method": point.method,
+        "label": point.label,
+        "axis": axis,
+        "x": point.x,
+        "group": base.group,
+        "pretrain": job.pretrain,
+        "seed": job.seed,
+        "steps": base.steps or PROFILES[job.profile].steps,
+        "demos": base.demos or PROFILES[job.profile].data.train,
+        "lr": base.lr or PROFILES[job.profile].lr,
+        "profile": job.profile,
+    }
