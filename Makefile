@@ -18,8 +18,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint docs
 	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning tests/maps_optax \
-		tests/octo_integration/clients/test_octo.py
+	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W ignore::DeprecationWarning \
+		tests/maps_optax tests/octo_integration/clients/test_octo.py
 	$(MAKE) newest
 
 # The long form of tests that `test` runs briefly: thousands of random trees and damaged files, a million steps, a thousand
@@ -38,7 +38,7 @@ generations: $(GENERATIONS:%=.venv-python%/passed)
 # those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and checkpoints.
 NEWEST := $(filter %-newest,$(GENERATIONS))
 TESTS_newest := -n $(JOBS) --dist loadfile $(addprefix tests/octo_integration/,model/test_vla.py \
-	weights/test_imported.py weights/test_store.py train/test_step.py train/test_checkpoint.py \
+	weights/test_store.py train/test_step.py train/test_checkpoint.py \
 	train/test_loop.py::test_sigterm_saves_and_the_same_command_resumes_bit_for_bit)
 FOUND = $(strip $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one))))
 newest:
