@@ -12,9 +12,10 @@ import numpy as np
 import tyro
 
 from benchmarks.generalization.data import STUDY_TASKS, ZERO_SHOT
-from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import GOAL_SHIFTS, SHIFTS, WORD_SHIFTS, draw_shift
 from octo_integration.simulators.metaworld.tasks import get_task
+from octo_integration.simulators.seeds import seed_of
 
 SCALE = 3
 SIZE = 64  # pixels

@@ -23,8 +23,9 @@ from octo_integration.collect.parallel import environment
 from octo_integration.data import Statistics
 from octo_integration.evaluate.rollout import run_episode
 from octo_integration.model.sizes import CONFIGS
-from octo_integration.simulators.metaworld.env import seed_of
+from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import draw_shift
+from octo_integration.simulators.seeds import seed_of
 from octo_integration.weights.store import load_params
 
 Tree = Any
@@ -112,7 +113,7 @@ def execute(job: Job) -> list[Record]:
         "seed": int(seed[1:]),
         "task": job.task,
     }
-    env = environment(job.task, CONFIGS[job.point.model].image_size)
+    env = environment(MetaWorldEnv, job.task, CONFIGS[job.point.model].image_size)
     policy = StudyPolicy(job.point.model, _params(job.weights, job.point.model), job.out)
     records = []
     for shift in job.shifts:
@@ -120,7 +121,7 @@ def execute(job: Job) -> list[Record]:
         for index in range(job.episodes):
             start = seed_of(SEED + about["seed"], job.task, "success", index)
             env.set_shift(draw_shift(shift, start, "restricted"))
-            outcomes.append(run_episode(env, policy, start, MAX_STEPS, EXECUTE)[0])
+            outcomes.append(run_episode(env, policy, start, MAX_STEPS, EXECUTE, ACTION_SIZE)[0])
         records.append({**about, "shift": shift, "outcomes": outcomes})
     return records
 

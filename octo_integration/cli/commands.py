@@ -89,7 +89,7 @@ class FramesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Lets the policy of a fine-tuning run act in Meta-World and counts successes, with 95 % confidence intervals.
+    """Lets the policy of a fine-tuning run act in a simulator and counts successes, with 95 % confidence intervals.
 
     maps-vla evaluate --run runs/tiny-maps --tasks reach push --episodes 20 --shifts none texture
     """
@@ -100,14 +100,16 @@ class EvaluateConfig:
     """Step of the checkpoint; default: the latest."""
     dataset: str | None = None
     """Of a run on a mixture, the data set in whose units the robot is."""
-    tasks: tuple[str, ...] = ("reach", "push", "button-press", "drawer-close", "handle-press", "door-open")
-    """Names from octo_integration/simulators/metaworld/tasks.py."""
+    simulator: str = "metaworld"
+    """A folder of octo_integration/simulators, or module:NAME of a package of yours."""
+    tasks: tuple[str, ...] | None = None
+    """By the simulator's names; default: the simulator's choice."""
     shifts: tuple[str, ...] = ("none",)
-    """Held-out conditions of simulators/metaworld/shifts.py, each measured on its own: none, texture, ..."""
+    """The simulator's held-out conditions (metaworld/shifts.py), each measured on its own: none, texture, ..."""
     episodes: int = 20
     """Per task and shift; the same seed starts all policies from the same states."""
-    max_steps: int = 120
-    """Steps after which an episode has failed."""
+    max_steps: int | None = None
+    """Steps after which an episode has failed; default: the simulator's choice for the task."""
     execute: int = 4
     """Steps of a predicted chunk that are carried out before the next prediction."""
     seed: int = 0
@@ -158,7 +160,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
     data = read_config(Path(config.run)).data
     for shift in config.shifts:
-        check_rollout(config.tasks, shift, video=config.video is not None)
+        check_rollout(config.tasks, shift, simulator=config.simulator, video=config.video is not None)
     if config.execute > data.chunk:
         raise ValueError(f"execute is {config.execute}, but the run predicts {data.chunk} steps; give at most as many.")
     policy = load_policy(Path(config.run), config.step, config.dataset)
@@ -168,6 +170,7 @@ def evaluate(config: EvaluateConfig) -> int:
         for result in rollout(
             policy,
             config.tasks,
+            simulator=config.simulator,
             episodes=config.episodes,
             seed=config.seed,
             shift=shift,

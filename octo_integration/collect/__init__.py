@@ -1,4 +1,4 @@
-"""Meta-World as a source of demonstrations and frames. Nothing here imports mujoco or tensorflow before it is used."""
+"""Simulators as a source of demonstrations and frames. Nothing here imports one or tensorflow before it is used."""
 
 from octo_integration.collect.demonstrations import CollectConfig, collect
 from octo_integration.collect.frames import render_frames

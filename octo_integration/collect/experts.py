@@ -1,10 +1,11 @@
-"""Demonstrations by Meta-World's scripted experts."""
+"""Demonstrations by a simulator's scripted expert."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv, Observation
+from octo_integration.simulators.protocol import Environment, Observation
 
 STEPS_AFTER_SUCCESS = 2
 
@@ -14,15 +15,15 @@ class Demonstration:
     """A successful episode of N steps: what was seen, what the expert wanted, and the states to render it again."""
 
     observations: tuple[Observation, ...]
-    actions: np.ndarray  # f32[N, 4]
-    snapshots: tuple[np.ndarray, ...]
+    actions: np.ndarray  # f32[N, A]
+    snapshots: tuple[Any, ...]
 
 
-def demonstrate(env: MetaWorldEnv, seed: int, *, noise: float, max_steps: int) -> Demonstration | None:
+def demonstrate(env: Environment, seed: int, *, noise: float, max_steps: int, movement: int) -> Demonstration | None:
     """Runs the expert from the initial state of `seed` to a few steps after success.
 
-    The hand's movements are carried out with Gaussian noise of standard deviation `noise`, so that the expert is also
-    seen correcting itself; recorded is what it wanted.
+    The first `movement` entries of an action are carried out with Gaussian noise of standard deviation `noise`, so that
+    the expert is also seen correcting itself; recorded is what it wanted.
 
     Returns:
       None if it did not succeed within `max_steps`.
@@ -31,16 +32,16 @@ def demonstrate(env: MetaWorldEnv, seed: int, *, noise: float, max_steps: int) -
     observation = env.reset(seed)
     observations: list[Observation] = []
     actions: list[np.ndarray] = []
-    snapshots: list[np.ndarray] = []
+    snapshots: list[Any] = []
     left: int | None = None
     while left != 0:
         if left is None and len(actions) == max_steps:
             return None
-        action = env.expert_action()
+        action = np.asarray(env.expert_action(), np.float32)
         observations.append(observation)
         actions.append(action)
         snapshots.append(env.snapshot())
-        observation, success = env.step(action + disturbance(rng, noise))
+        observation, success = env.step(disturbed(rng, action, noise, movement))
         if left is not None:
             left -= 1
         elif success:
@@ -48,8 +49,8 @@ def demonstrate(env: MetaWorldEnv, seed: int, *, noise: float, max_steps: int) -
     return Demonstration(tuple(observations), np.stack(actions), tuple(snapshots))
 
 
-def disturbance(rng: np.random.Generator, noise: float) -> np.ndarray:
-    """f32[4]: noise on the movement, none on the gripper (it would drop what it holds)."""
-    values = np.zeros(ACTION_SIZE, np.float32)
-    values[:3] = noise * rng.standard_normal(3)
-    return values
+def disturbed(rng: np.random.Generator, action: np.ndarray, noise: float, movement: int) -> np.ndarray:
+    """An action with noise on its first `movement` entries."""
+    values = np.zeros(len(action), np.float32)
+    values[:movement] = noise * rng.standard_normal(movement)
+    return action + values

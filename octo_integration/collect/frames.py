@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.collect.experts import disturbance
+from octo_integration.collect.experts import disturbed
 from octo_integration.collect.parallel import encode_jpeg, environment, parallel_map
+from octo_integration.simulators.metaworld import SIMULATOR
 from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv, Positions
 from octo_integration.simulators.metaworld.goals import NEW_PAIRS, SHAPES_PER_SCENE, ColoredShape
 from octo_integration.simulators.metaworld.shifts import Light, Shift, draw_seen, hue_name
@@ -138,7 +139,7 @@ def _turns(tasks: Sequence[str]) -> Iterator[str]:
 def _render(job: _Job) -> list[Frame]:
     """The frames of one job, over several short episodes. Runs in a worker."""
     rng = np.random.default_rng(job.seed)
-    env = environment(job.task, job.image_size)
+    env = environment(MetaWorldEnv, job.task, job.image_size)
     frames: list[Frame] = []
     while len(frames) < job.count:
         env.reset(int(rng.integers(2**31)))
@@ -147,7 +148,7 @@ def _render(job: _Job) -> list[Frame]:
             target, grip = rng.uniform(HAND_LOW, HAND_HIGH), rng.uniform(-1, 1)
             for _ in range(rng.integers(1, STEPS_BETWEEN_FRAMES + 1)):
                 action = _towards(env, target, grip) if wander else env.expert_action()
-                env.advance(action + disturbance(rng, noise))
+                env.advance(disturbed(rng, action, noise, SIMULATOR.movement))
             shift = _look(job.task, rng)
             if number % FRAMES_PER_TEXTURE == 0:
                 texture = shift.texture  # costs more than the rest of a frame

@@ -2,20 +2,20 @@
 
 import collections
 import concurrent.futures
-import functools
 import io
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from tqdm import tqdm
 
-from octo_integration.simulators.metaworld.env import MetaWorldEnv
+from octo_integration.simulators.protocol import Environment
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+E = TypeVar("E", bound=Environment)
 
 # 4:4:4, because the goal is a few coloured pixels and half the colour resolution would smear it.
 JPEG_QUALITY = 75
@@ -52,10 +52,15 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@functools.cache
-def environment(task: str, image_size: int) -> MetaWorldEnv:
+_BUILT: dict[Any, Any] = {}
+
+
+def environment(make: Callable[..., E], task: str, image_size: int) -> E:
     """This process's environment of a task, built once; the process's end closes it."""
-    return MetaWorldEnv(task, image_size=image_size)
+    key = make, task, image_size
+    if key not in _BUILT:
+        _BUILT[key] = make(task, image_size=image_size)
+    return cast(E, _BUILT[key])
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

@@ -16,12 +16,14 @@ class DataConfig:
     path: str = "demo"
     """RLDS directory (it has dataset_info.json), or demo: the shipped Meta-World demonstrations."""
     standardize: str = "metaworld"
-    """Name of the standardisation of this data set (octo_integration/data/standardize.py)."""
+    """Standardisation of this data set: a file in octo_integration/data/standardisations, or module:NAME of a package
+    of yours."""
     split: str = "train"
     """Split to train on; slices such as train[:20] or train[90%:] hold episodes out."""
     mixture: str | None = None
     """JSON file of a mixture, in place of path, standardize and split: a list of {"name", "path", "standardize",
-    "split", "weight"}; a name (by default the data set's own) stands before a split in eval_splits: name/heldout."""
+    "split", "weight"}; a name (by default the data set's own) stands before a split in eval_splits: name/heldout. A
+    standardize of module:NAME is taken only if --data.standardize names that module too."""
     streams: int = 1
     """Parts into which the files are dealt, each making its own rows of every batch; several hosts (their number
     divides it) then read their own files only. The order of the data depends on it, but not on the number of hosts."""

@@ -36,6 +36,7 @@ def members(config: DataConfig) -> list[Member]:
     if config.mixture is None:
         return [Member(None, config, 1.0)]
     rows = _rows(Path(config.mixture))
+    _check_imports(config, rows)
     total = sum(row["weight"] for row in rows)
     found = [
         Member(
@@ -75,6 +76,18 @@ def member_of(config: DataConfig, split: str) -> tuple[Member, str]:
         f"split {split!r} names no data set of {config.mixture}; give {found[0].name}/{split.rpartition('/')[2]}, "
         f"say (it has {', '.join(str(member.name) for member in found)})."
     )
+
+
+def _check_imports(config: DataConfig, rows: list[dict[str, Any]]) -> None:
+    """Refuses a module:NAME that only the file names, which may be someone else's: nothing in a file is imported."""
+    given, own, _ = config.standardize.partition(":")
+    for i, row in enumerate(rows):
+        module, colon, _ = row["standardize"].partition(":")
+        if colon and not (own and module == given):
+            raise ValueError(
+                f"data.mixture: {config.mixture}, entry {i}: standardize is {row['standardize']!r}, which would be "
+                f"imported because a file says so; if you trust it, give --data.standardize {row['standardize']} too."
+            )
 
 
 def _name(path: str) -> str:

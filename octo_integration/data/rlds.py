@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from octo_integration.data._tf import tf, tfds
-from octo_integration.data.standardize import STANDARDISATIONS, Standardisation
+from octo_integration.data.standardize import Standardisation, find, known, source
 from octo_integration.data.trusted import check_features, check_inside
 
 
@@ -55,7 +55,7 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
     Args:
       path: directory with dataset_info.json, or "demo".
       split: TFDS split, slices allowed.
-      standardize: key of STANDARDISATIONS.
+      standardize: name of a standardisation, as for `standardize.find`.
       cameras: whose images are wanted; those that the data set lacks are left out.
 
     Raises:
@@ -63,15 +63,13 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
       ValueError: not RLDS, damaged, unknown or empty split, unknown standardisation, features that do
         not fit it or are not TFDS's own, or files elsewhere.
     """
-    if standardize not in STANDARDISATIONS:
-        raise ValueError(f"data.standardize is {standardize!r}; there are {_known()}.")
+    standardisation = find(standardize)
     directory = _demo() if path == "demo" else path
     builder = _builder(directory)
     instructions = _instructions(builder, directory, split)
     for instruction in instructions:
         check_inside(os.fspath(builder.data_dir), os.fspath(instruction.filename))
     takes = [part.take for part in instructions]
-    standardisation = STANDARDISATIONS[standardize]
     features = _features(builder.info.features, directory, standardize, cameras)
     steps = features["steps"].feature
     parts = tuple(
@@ -129,10 +127,6 @@ def first_line(error: Exception) -> str:
     """What an exception says, without tensorflow's node names and stack."""
     text = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]( name:.*)?", "", str(error)).strip()
     return text.splitlines()[0].strip().rstrip(".") if text else type(error).__name__
-
-
-def _known() -> str:
-    return ", ".join(sorted(STANDARDISATIONS))
 
 
 def _demo() -> str:
@@ -197,10 +191,10 @@ def _features(features: Any, directory: str, standardize: str, cameras: Sequence
             f"{', '.join(sorted(features))}; give one whose records are episodes."
         )
     steps = dict(_leaves(features["steps"].feature))
-    needs = STANDARDISATIONS[standardize]
+    needs = find(standardize)
     images = [p for camera in cameras if (p := needs.images.get(camera)) in steps]
     paths = (*images, *needs.vectors, needs.instruction)
-    remedy = f"give the standardize of this data set (there are {_known()})."
+    remedy = f"give the standardize of this data set (there are {', '.join(known())})."
     for path in paths:
         if path not in steps:
             raise ValueError(
@@ -247,8 +241,9 @@ def _leaves(feature: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _fingerprint(directory: str, standardize: str, parts: tuple[FilePart, ...]) -> str:
-    """Hash of all that decides what the episodes hold; of the files, size and time."""
+    """Hash of all that decides what the episodes hold; of the data's files, size and time."""
     digest = hashlib.sha256(standardize.encode())
+    digest.update(source(standardize))
     with tf.io.gfile.GFile(os.path.join(directory, "features.json"), "rb") as file:
         digest.update(file.read())
     for part in parts:

@@ -19,18 +19,20 @@ MAX_GEOMS = 1000
 _DEBIAN = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0 libosmesa6"
 
 
-class SimulatorMissing(ModuleNotFoundError):
-    """Meta-World, MuJoCo or one of their libraries is not installed."""
+INSTALL = "pip install 'maps_optax[sim]'"
 
-    def __init__(self, name: str | None) -> None:
-        """`name`: the module that could not be imported."""
-        super().__init__(
-            f"the simulator needs {name}, which is not installed: pip install 'maps_optax[sim]'", name=name
-        )
+
+class SimulatorMissing(ModuleNotFoundError):
+    """A simulator or one of its libraries is not installed."""
+
+    def __init__(self, name: str | None, install: str = INSTALL) -> None:
+        """`name`: the module that could not be imported; `install`: the command for it."""
+        super().__init__(f"the simulator needs {name}, which is not installed: {install}", name=name)
+        self._install = install
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For coming back from a worker process."""
-        return SimulatorMissing, (self.name,)
+        return SimulatorMissing, (self.name, self._install)
 
 
 class RenderingUnavailable(ImportError):

@@ -15,7 +15,7 @@ def simulated(task: str, **options: Any) -> Iterator[MetaWorldEnv]:
     """`isolated_env`, or a skip."""
     with contextlib.ExitStack() as stack:
         try:
-            env = stack.enter_context(isolated_env(task, **options))
+            env = stack.enter_context(isolated_env(MetaWorldEnv, task, **options))
         except ImportError as error:
             pytest.skip(f"no simulator here: {error}")
         yield env

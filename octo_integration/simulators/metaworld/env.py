@@ -7,7 +7,6 @@ an episode then takes 15-50 steps.
 import colorsys
 import dataclasses
 import warnings
-import zlib
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -26,7 +25,9 @@ from octo_integration.simulators.metaworld.goals import (
 from octo_integration.simulators.metaworld.looks import CAMERA, FIELD_OF_VIEW, Looks
 from octo_integration.simulators.metaworld.shifts import LAYOUTS, Shift, hue_name
 from octo_integration.simulators.metaworld.tasks import get_task
+from octo_integration.simulators.protocol import Observation
 from octo_integration.simulators.renderer import Renderer, SimulatorMissing, import_mujoco
+from octo_integration.simulators.seeds import seed_of
 
 ACTION_REPEAT = 2
 ACTION_SIZE = 4
@@ -34,8 +35,6 @@ MIN_EXTENT = 0.01  # metres; some of Meta-World's axes vary by 2 mm
 FIRST_AXIS = {"reach-v3": 3, "reach-wall-v3": 3}  # of the goal; their puck is scenery
 # The same as faucet-open's: the place of the faucet must not tell which of the two tasks it is.
 X_OF_TWINS = {"faucet-close-v3": (-0.05, 0.05)}
-
-Observation = dict[str, np.ndarray]
 
 
 class Positions(NamedTuple):
@@ -194,6 +193,11 @@ class MetaWorldEnv:
         distractors = place(self._shift.distractors, self._start, others, self._footprints)
         return self._renderer.render(self._data, map(geom, (*self.shapes(), *distractors)))
 
+    def look_again(self, snapshot: np.ndarray) -> Observation:
+        """`restore`, and what the camera sees."""
+        self.restore(snapshot)
+        return {"image_primary": self.render()}
+
     def positions(self) -> Positions:
         """Where hand, object and goal are; object and goal are the same shape in the task `point`."""
         env = self._env
@@ -240,12 +244,6 @@ class MetaWorldEnv:
     def _observe(self) -> Observation:
         assert self._state is not None
         return {"image_primary": self.render(), "proprio": self._state[:4].astype(np.float32)}
-
-
-def seed_of(*words: int | str) -> int:
-    """A seed for `reset`, the same for the same words and unrelated to that of others."""
-    numbers = [zlib.crc32(word.encode()) if isinstance(word, str) else word for word in words]
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)  # gymnasium takes 31 bits
 
 
 def restrict(space: Any, low: np.ndarray, high: np.ndarray, layout: tuple[float, float], first: int = 0) -> None:

@@ -76,11 +76,6 @@ class Shift:
     layout: str = "all"
     goals: str = "known"
 
-    @property
-    def changes_image(self) -> bool:
-        """Whether the same state looks different."""
-        return any((self.texture, self.light, self.camera, self.color, self.distractors))
-
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
@@ -205,7 +200,7 @@ def draw_shift(name: str, seed: int, layout: str = "all") -> Shift:
     """A held-out shift of one kind, the same for the same seed.
 
     Draws for choosing between models and for the final test must not be the same: put "dev" or "test" among the words
-    of `env.seed_of`.
+    of `seed_of`.
 
     Args:
       name: one of SHIFTS.

@@ -144,7 +144,7 @@ def test_shipped_set_is_complete_and_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.parent.rglob("*")) < SHIPPED_BYTES
     splits = tfds.builder_from_directory(SHIPPED).info.splits
     config = CollectConfig(out="")
-    tasks = len(config.tasks)
+    tasks = len(demonstrations.plan(config).tasks)
     assert {name: split.num_examples for name, split in splits.items()} == {
         "train": config.episodes_per_task * tasks,
         **{split: config.heldout_per_task * tasks for split in SPLITS[1:]},

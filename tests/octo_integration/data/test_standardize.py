@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from octo_integration.data.standardize import STANDARDISATIONS, binarise_gripper, episode
+from octo_integration.data.standardize import binarise_gripper, episode, find, known
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_bridge_relabels_the_movement_and_drops_the_last_step() -> None:
         "action": action,
         "language_instruction": np.array(list("abcde")),
     }
-    got = episode(STANDARDISATIONS["bridge"], {path: tf.constant(value) for path, value in steps.items()})
+    got = episode(find("bridge"), {path: tf.constant(value) for path, value in steps.items()})
     np.testing.assert_array_equal(got["action"][:, :6], state[1:, :6] - state[:-1, :6])
     np.testing.assert_array_equal(got["action"][:, 6], [1, 0, 0, 0])
     np.testing.assert_array_equal(got["observation"]["proprio"], state[:4])
@@ -41,10 +41,10 @@ def test_bridge_relabels_the_movement_and_drops_the_last_step() -> None:
     assert got["task"]["instruction"].numpy().tolist() == [b"a", b"b", b"c", b"d"]
 
 
-@pytest.mark.parametrize("name", sorted(STANDARDISATIONS))
+@pytest.mark.parametrize("name", known())
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_short_episodes_give_vectors_of_one_length(name: str, length: int) -> None:
-    standardisation = STANDARDISATIONS[name]
+    standardisation = find(name)
     steps = {
         **{path: tf.fill([length], "image") for path in standardisation.images.values()},
         standardisation.instruction: tf.fill([length], "text"),

@@ -12,9 +12,10 @@ import pytest
 from octo_integration.evaluate import rollout as module
 from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.evaluate.rollout import rollout
-from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import Shift
 from octo_integration.simulators.metaworld.tasks import TASKS
+from octo_integration.simulators.seeds import seed_of
 from tests.octo_integration.simulator import simulated
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -53,7 +54,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[Counter]:
     built: list[Counter] = []
 
     @contextlib.contextmanager
-    def counter(task: str, **options: Any) -> Iterator[Counter]:
+    def counter(make: Any, task: str, **options: Any) -> Iterator[Counter]:
         built.append(Counter(task))
         yield built[-1]
 

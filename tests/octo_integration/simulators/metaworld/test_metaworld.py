@@ -12,10 +12,12 @@ import pytest
 
 from octo_integration.collect.experts import STEPS_AFTER_SUCCESS, demonstrate
 from octo_integration.simulators.isolated import isolated_env
-from octo_integration.simulators.metaworld.env import MetaWorldEnv, seed_of
+from octo_integration.simulators.metaworld import SIMULATOR
+from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.goals import NEW_PAIRS
 from octo_integration.simulators.metaworld.shifts import (
     EPISODE_SHIFTS,
+    GOAL_SHIFTS,
     HELD_OUT,
     PRETRAINED_FACTORS,
     SEEN,
@@ -28,6 +30,7 @@ from octo_integration.simulators.metaworld.shifts import (
 )
 from octo_integration.simulators.metaworld.shifts import hue_name as name_of_hue
 from octo_integration.simulators.metaworld.tasks import TASKS, get_task
+from octo_integration.simulators.seeds import seed_of
 from tests.octo_integration.simulator import simulated
 
 # Before anything imports mujoco.
@@ -82,7 +85,7 @@ def test_reset_depends_on_the_seed_alone(push: MetaWorldEnv) -> None:
     again = push.reset(7)
     for key in first:
         np.testing.assert_array_equal(first[key], again[key])
-    with isolated_env("push") as other:
+    with isolated_env(MetaWorldEnv, "push") as other:
         np.testing.assert_array_equal(other.reset(7)["image_primary"], first["image_primary"])
 
 
@@ -91,33 +94,34 @@ def test_bad_actions_and_order(push: MetaWorldEnv) -> None:
     for action in (np.zeros(3), np.array([0, 0, np.nan, 0])):
         with pytest.raises(ValueError, match="4 finite numbers"):
             push.step(action)
-    with isolated_env("reach", image_size=8) as fresh, pytest.raises(RuntimeError, match="reset"):
+    with isolated_env(MetaWorldEnv, "reach", image_size=8) as fresh, pytest.raises(RuntimeError, match="reset"):
         fresh.step(np.zeros(4))
-    with pytest.raises(ValueError, match="there are assembly"), isolated_env("dance"):
+    with pytest.raises(ValueError, match="there are assembly"), isolated_env(MetaWorldEnv, "dance"):
         pass
 
 
 def test_expert_succeeds_and_can_be_looked_at_again(push: MetaWorldEnv) -> None:
     push.set_shift(Shift())
-    episode = demonstrate(push, seed=3, noise=0.2, max_steps=100)
+    episode = demonstrate(push, seed=3, noise=0.2, max_steps=100, movement=3)
     assert episode is not None
     assert episode.actions.shape == (len(episode.observations), 4) and np.abs(episode.actions).max() <= 1
-    assert demonstrate(push, seed=3, noise=0.2, max_steps=len(episode.actions) - STEPS_AFTER_SUCCESS - 1) is None
-    clean = demonstrate(push, seed=3, noise=0.0, max_steps=100)
+    assert (
+        demonstrate(push, seed=3, noise=0.2, max_steps=len(episode.actions) - STEPS_AFTER_SUCCESS - 1, movement=3)
+        is None
+    )
+    clean = demonstrate(push, seed=3, noise=0.0, max_steps=100, movement=3)
     assert clean is not None and not np.array_equal(clean.actions[:20], episode.actions[:20])
-    again = demonstrate(push, seed=3, noise=0.2, max_steps=100)
+    again = demonstrate(push, seed=3, noise=0.2, max_steps=100, movement=3)
     assert again is not None
     np.testing.assert_array_equal(again.actions, episode.actions)
     middle = len(episode.snapshots) // 2
     seen = episode.observations[middle]["image_primary"]
     for name in VISUAL_SHIFTS:
         push.set_shift(draw_shift(name, 0))
-        push.restore(episode.snapshots[middle])
-        shifted = push.render()
+        shifted = push.look_again(episode.snapshots[middle])["image_primary"]
         assert np.abs(shifted.astype(int) - seen).mean() > (0.1 if name in ("color", "distractors") else 2), name
         push.set_shift(Shift())
-        push.restore(episode.snapshots[middle])
-        np.testing.assert_array_equal(push.render(), seen)
+        np.testing.assert_array_equal(push.look_again(episode.snapshots[middle])["image_primary"], seen)
 
 
 def test_shifts_leave_the_physics_alone(push: MetaWorldEnv) -> None:
@@ -217,11 +221,15 @@ def test_new_pairs_and_shapes_are_goals_under_their_shifts_alone(point: MetaWorl
 
 
 def test_shifts_are_deterministic_and_named() -> None:
-    assert {*VISUAL_SHIFTS, *WORD_SHIFTS, *EPISODE_SHIFTS, "none"} == set(SHIFTS)
+    assert {*VISUAL_SHIFTS, *WORD_SHIFTS, *EPISODE_SHIFTS, "none"} == set(SHIFTS) == set(SIMULATOR.shifts)
+    assert {name for name in SHIFTS if SIMULATOR.shift(name).changes == "episode"} == set(EPISODE_SHIFTS)
+    assert {name for name in SHIFTS if SIMULATOR.shift(name).suits("reach")} == set(SHIFTS) - set(GOAL_SHIFTS)
     for name in SHIFTS:
         assert draw_shift(name, 5) == draw_shift(name, 5)
         assert draw_shift(name, 5).name == name
-        assert draw_shift(name, 5).changes_image == (name in VISUAL_SHIFTS)
+        shift = draw_shift(name, 5)
+        changes_image = any((shift.texture, shift.light, shift.camera, shift.color, shift.distractors))
+        assert changes_image == (name in VISUAL_SHIFTS) == (SIMULATOR.shift(name).changes == "looks")
         drawn = name in (*VISUAL_SHIFTS, "language")
         assert (draw_shift(name, 5) != draw_shift(name, 6)) == drawn
         layout = draw_shift(name, 5, "restricted").layout
@@ -310,7 +318,7 @@ def test_rendering_beside_tensorflow_is_refused() -> None:
 
 def test_death_of_the_simulator_is_an_error(push: MetaWorldEnv) -> None:
     others = set(multiprocessing.active_children())  # `push` may be one of them
-    with isolated_env("reach", image_size=8) as env:
+    with isolated_env(MetaWorldEnv, "reach", image_size=8) as env:
         (simulator,) = set(multiprocessing.active_children()) - others
         simulator.kill()
         with pytest.raises(ChildProcessError, match="process died"):

@@ -1,0 +1,25 @@
+"""CALVIN (calvin_abc_rlds), relative actions."""
+
+from typing import Any
+
+from octo_integration.data._tf import tf
+from octo_integration.data.standardize import ALL, Fields, Standardisation
+
+
+def calvin(steps: Fields) -> tuple[Any, Any, slice]:
+    """Its gripper is -1 (closed) or 1 (open), and becomes 0 (closed) or 1 (open).
+
+    Proprio is pose (6), gripper width and gripper action of the 15 entries.
+    """
+    action, state = steps["action"], steps["observation/state"]
+    gripper = tf.cast(action[:, 6:] > 0, tf.float32)
+    proprio = tf.concat([state[:, :7], state[:, 14:]], axis=1)
+    return proprio, tf.concat([action[:, :6], gripper], axis=1), ALL
+
+
+STANDARDISATION = Standardisation(
+    images={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
+    vectors={"observation/state": 15, "action": 7},
+    instruction="language_instruction",
+    build=calvin,
+)

@@ -1,0 +1,24 @@
+"""LIBERO as OpenVLA re-recorded it (modified_libero_rlds)."""
+
+from typing import Any
+
+from octo_integration.data._tf import tf
+from octo_integration.data.standardize import ALL, Fields, Standardisation
+
+
+def libero(steps: Fields) -> tuple[Any, Any, slice]:
+    """Its gripper goes from -1 (open) to 1 (closed), and becomes 0 (closed) or 1 (open).
+
+    Proprio is all of the state: pose (6), both fingers.
+    """
+    action = steps["action"]
+    gripper = 1.0 - tf.clip_by_value(action[:, 6:], 0.0, 1.0)
+    return steps["observation/state"], tf.concat([action[:, :6], gripper], axis=1), ALL
+
+
+STANDARDISATION = Standardisation(
+    images={"primary": "observation/image", "wrist": "observation/wrist_image"},
+    vectors={"observation/state": 8, "action": 7},
+    instruction="language_instruction",
+    build=libero,
+)

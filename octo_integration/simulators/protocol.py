@@ -1,0 +1,164 @@
+"""What a simulator is to `collect` and `evaluate`: a folder here, or a module of yours, whose SIMULATOR says it all.
+
+Four things: tasks, environments that show and carry out one of them, shifts (held-out looks, words, initial states)
+under which it is shown, and an expert that does it. Actions and proprio are those of standardised episodes: where the
+simulator's own differ, `step` and the observations convert.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from octo_integration.common import named
+from octo_integration.simulators.seeds import seed_of
+
+FOLDER = "octo_integration.simulators"
+
+Observation = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+class Environment(Protocol):
+    """One task. It lives in a process where tensorflow is not; what goes in and comes out must pickle.
+
+    An observation is {"image_<camera>": uint8[S, S, 3], upright, "proprio": f32[P]}.
+    """
+
+    @property
+    def instruction(self) -> str:
+        """What to do, in words, under the present shift."""
+
+    def set_shift(self, shift: Any) -> None:
+        """Takes what `Simulator.draw_shift` gave: looks and words from now on, the rest from the next `reset` on."""
+
+    def reset(self, seed: int) -> Observation:
+        """Starts an episode whose initial state depends on `seed` and the shift alone, when all has come to rest."""
+
+    def step(self, action: np.ndarray) -> tuple[Observation, bool]:
+        """Carries out f32[A]: what is seen then, and whether the task is done at this moment."""
+
+    def expert_action(self) -> np.ndarray:
+        """What the expert does now, f32[A]; asked once before every step. Only of tasks with `expert_steps`."""
+
+    def snapshot(self) -> Any:
+        """The present state, for `look_again` until the next `reset`."""
+
+    def look_again(self, snapshot: Any) -> Observation:
+        """A state of this episode under the present shift; only its images are used. No step follows it."""
+
+    def __enter__(self) -> Any:
+        """Itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Frees what it holds."""
+
+
+class Make(Protocol):
+    """Builds an environment, for images of so many pixels; it is imported by name in other processes."""
+
+    def __call__(self, task: str, *, image_size: int) -> Environment:
+        """A ValueError, or SimulatorMissing, is shown to the user in one line."""
+
+
+class Task(NamedTuple):
+    """How many steps an episode of a task may take before it has failed: a policy's, and the expert's (None: none)."""
+
+    steps: int
+    expert_steps: int | None
+
+
+class Vector(NamedTuple):
+    """Length and meaning of a float vector."""
+
+    size: int
+    doc: str
+
+
+class ShiftKind(NamedTuple):
+    """What a shift does, known before one is drawn.
+
+    Attributes:
+      changes: looks: the same episode looks different; words: only its instruction is another; episode: it starts
+        elsewhere or wants something else, so that the same episode cannot be had.
+      suits: whether a task can have it; needs: what such tasks have, in words ("coloured shapes").
+      layouts: those that demonstrations must be collected with, for it to be held out; "": any.
+    """
+
+    changes: Literal["nothing", "looks", "words", "episode"]
+    suits: Callable[[str], bool] = lambda task: True
+    needs: str = ""
+    layouts: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulator:
+    """All that is known of a simulator without importing it.
+
+    Attributes:
+      make: builds the environment of a task.
+      tasks: by name. default_tasks: those taken where none are named.
+      action, state: vectors of a step; state is the observation's proprio.
+      cameras: name -> doc.
+      data_set, description: name and description of what is collected.
+      shifts: by name; "none" is one. default_shifts: those collected where none are named.
+      draw_shift: (name, seed, layout) -> what `Environment.set_shift` takes, the same for the same arguments; a
+        ValueError for a layout that there is not.
+      layouts: names of parts of the initial states that demonstrations can be of.
+      movement: how many entries of an action, from the first, are disturbed while collecting: not the gripper, it would
+        drop what it holds.
+      seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
+        `reset` takes.
+      requires: module that must be importable -> the command that installs it.
+    """
+
+    make: Make
+    tasks: Mapping[str, Task]
+    default_tasks: tuple[str, ...]
+    action: Vector
+    state: Vector
+    cameras: Mapping[str, str]
+    data_set: str
+    description: str
+    shifts: Mapping[str, ShiftKind] = dataclasses.field(default_factory=lambda: {"none": ShiftKind("nothing")})
+    default_shifts: tuple[str, ...] = ()
+    draw_shift: Callable[[str, int, str], Any] = lambda name, seed, layout: None
+    layouts: tuple[str, ...] = ("all",)
+    movement: int = 3
+    seed: Callable[..., int] = seed_of
+    requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def task(self, name: str) -> Task:
+        """The task of that name.
+
+        Raises:
+          ValueError: there is none.
+        """
+        return _entry("task", name, self.tasks)
+
+    def shift(self, name: str) -> ShiftKind:
+        """What the shift of that name does.
+
+        Raises:
+          ValueError: there is none.
+        """
+        return _entry("shift", name, self.shifts)
+
+
+def _entry(what: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; there are {', '.join(table)}.")
+    return table[name]
+
+
+def find(name: str) -> Simulator:
+    """The SIMULATOR of a folder here, or "module:NAME" of a package of yours; imports it, but no simulator.
+
+    Raises:
+      ValueError: there is none.
+    """
+    return named.find(name, Simulator, FOLDER, "simulator", folders=True)
