@@ -38,7 +38,7 @@ generations: $(GENERATIONS:%=.venv-python%/passed)
 # those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and checkpoints.
 NEWEST := $(filter %-newest,$(GENERATIONS))
 TESTS_newest := -n $(JOBS) --dist loadfile $(addprefix tests/octo_integration/,model/test_vla.py \
-	weights/test_store.py train/test_step.py train/test_checkpoint.py \
+	weights/test_store.py train/test_step.py state/test_checkpoint.py \
 	train/test_loop.py::test_sigterm_saves_and_the_same_command_resumes_bit_for_bit)
 FOUND = $(strip $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one))))
 newest:

@@ -74,6 +74,7 @@ NO_INTEGERS: dict[str, Callable[[], Any]] = {
 TRANSFORMS: dict[str, Callable[[], Any]] = {
     **NO_INTEGERS,
     "spd tree": lambda: held(mx.spd(strengths)),
+    "spd in a chain within": lambda: held(optax.chain(optax.identity(), mx.chain(mx.spd(strengths)))),
     "spd gradient": lambda: held(mx.spd(strengths, criterion="gradient")),
     "spd estimate": lambda: optax.chain(onward(), mx.spd(strengths)),
     "spd max_pull": lambda: held(mx.spd(strengths, max_pull=1.0)),
@@ -93,6 +94,8 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
         lambda params: numbered(lambda i, _: "ab"[i % 2], params),
     ),
 }
+if hasattr(optax, "tree_utils"):  # inject_hyperparams of optax 0.1.5 hands no gradient on
+    TRANSFORMS["spd injected"] = lambda: held(optax.inject_hyperparams(mx.spd)(strengths))
 ADAPTERS = {
     treatment: lambda treatment=treatment: held(mx.lora_spd(1.5, treatment=treatment))
     for treatment in ("product", "init", "zero")
