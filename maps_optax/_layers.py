@@ -202,6 +202,11 @@ class LayerStack:
                 f"no rule of the LayerStack matches leaf {_tree._some(unmatched)}; add a pattern to one of the "
                 f"modules ({', '.join(self.modules)}) or name the leaf in free=."
             )
+        # What no pattern matches is a subtree, unless leaves have such names here: then leaves were masked one by one.
+        names = {path[-1:] for path in flat.paths}
+        unread = {m for m in masks if m.module is None and not m.free}
+        single = {m.path[:1] for m in unread if m.path[-1:] in names}
+        masks = [m._replace(whole=False) if m in unread and m.path[:1] in single else m for m in masks]
         idle = [p for p in [*self.free, *(r.pattern for r in rules)] if p not in used and p not in self.optional]
         fault = self._hidden(rules, masks, blocks, present, idle)
         idle = [p for p in idle if not any(_may_match_below(p, mask.path) for mask in masks)]
@@ -222,8 +227,11 @@ class LayerStack:
         unseen = {m for m in self.modules if not (blocks[m] if m in deep else m in present)}
         for mask in masks:
             name = _tree.name(mask.path)
-            if mask.module is None and not mask.free:
-                return f"{name!r} is masked out here, and no rule of the LayerStack says what it holds, {_REMEDY}"
+            if unseen and mask.whole and mask.module is None and not mask.free:
+                return (
+                    f"{name!r} is masked out here, and no rule of the LayerStack says what it holds (name it in free= "
+                    f"if it is no part of the stack), {_REMEDY}"
+                )
             if mask.module in deep & unseen:
                 return f"every leaf that stacks the blocks of {mask.module!r} is masked out here, {_REMEDY}"
             for rule in rules[: mask.rank]:

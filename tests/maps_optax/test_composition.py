@@ -344,6 +344,22 @@ def test_patterns_of_what_is_masked_out_whole_are_not_idle() -> None:
         mx.strengths(stack, {"v": {"w": one}, "l": {"w": one}, "head": {"mlp": optax.MaskedNode()}}, 1.0)
 
 
+@pytest.mark.parametrize("txt", [optax.MaskedNode(), {"kernel": optax.MaskedNode()}])
+def test_what_no_rule_names_may_be_masked_out_where_every_module_is_seen(txt: Any) -> None:
+    """A frozen tower beside the stack, as big_vision's factory hides it."""
+    stack = mx.LayerStack({"vision": {r"img/(\d+)/": "block"}, "language": {r"llm/": "first"}}, optional=[r"llm/"])
+    img, llm = [{"w": jnp.ones(2)}] * 2, {"w": jnp.ones(2)}
+    assert mx.strengths(stack, {"img": img, "llm": llm, "txt": txt}, 1.0)["img"] == [{"w": 1.0}, {"w": 0.5}]
+    with pytest.raises(
+        ValueError, match=r"'txt.*' is masked out here, and no rule .* \(name it in free= if .* mx.spd\("
+    ):
+        mx.strengths(stack, {"img": img, "txt": txt}, 1.0)
+    leaf = {"img": img, "txt": {"w": optax.MaskedNode()}}  # as leaves are called here
+    assert mx.strengths(stack, leaf, 1.0)["img"] == [{"w": 1.0}, {"w": 0.0}]
+    named = dataclasses.replace(stack, free=[r"^txt/"])
+    assert mx.strengths(named, {"img": img, "txt": txt}, 1.0)["img"] == [{"w": 1.0}, {"w": 0.0}]
+
+
 @pytest.mark.parametrize("form", ["tree", "callable"])
 @pytest.mark.parametrize("labels", [{"a": "t", "b": "f"}, {"a": "t", "b": {"c": "f", "d": "f"}}])
 def test_given_positions_count_where_they_are_masked_out(form: str, labels: Any) -> None:
