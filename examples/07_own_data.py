@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from octo_integration.cli.commands import main
-from octo_integration.data.standardize import ALL, STANDARDISATIONS, Standardisation
+from octo_integration.data.standardize import ALL, Standardisation
 
 STEPS = 4  # of fine-tuning: enough to see that it works
 out = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
@@ -60,19 +60,19 @@ writer.close_all()
 
 # 2. What of a step is which camera, the instruction, the robot's state and the action. Units are yours: both are
 # normalised by the data's own statistics. `build` may change them, and `ALL` keeps every step.
-STANDARDISATIONS["arm"] = Standardisation(
+ARM = Standardisation(
     images={"primary": "camera"},
     vectors={"joints": 7, "command": 7},
     instruction="instruction",
     build=lambda steps: (steps["joints"], steps["command"], ALL),
 )
 
-# 3. The command `maps-vla finetune`, in this process, because the standardisation is registered in it.
+# 3. The command `maps-vla finetune`. In a file of your own, arm.py, the standardisation would be arm:ARM.
 code = main(
     [
         "finetune",
         *("--out", str(out / "run")),
-        *("--data.path", str(directory), "--data.standardize", "arm"),
+        *("--data.path", str(directory), "--data.standardize", "__main__:ARM"),
         *("--eval-splits", "val", "--data.batch-size", "4"),
         *("--optimizer.steps", str(STEPS), "--optimizer.warmup", "1"),
     ]

@@ -138,6 +138,25 @@ def refused(path: Path, *parts: str) -> None:
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("given", ["metaworld", "planted.other:SET", "planted"])
+def test_a_mixture_cannot_have_a_module_imported(tmp_path, monkeypatch, given):
+    (tmp_path / "planted.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "mixture.json"
+    file.write_text(json.dumps([{"path": "demo", "standardize": "planted:SET", "weight": 1}]))
+    with pytest.raises(ValueError, match="entry 0: standardize is 'planted:SET'.*give --data.standardize planted:SET"):
+        compute_statistics(DataConfig(mixture=str(file), standardize=given))
+    assert "planted" not in sys.modules
+
+
+def test_a_mixture_has_imported_what_the_command_names_too(tmp_path):
+    name = "octo_integration.data.standardisations.metaworld:STANDARDISATION"
+    file = tmp_path / "mixture.json"
+    file.write_text(json.dumps([{"path": "demo", "standardize": name, "weight": 1}]))
+    (member,) = members(DataConfig(mixture=str(file), standardize=name))
+    assert member.config.standardize == name
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_data_set_cannot_have_a_module_imported(dataset, tmp_path, monkeypatch, legacy):
     (tmp_path / "planted.py").write_text("raise SystemExit('it was run')")

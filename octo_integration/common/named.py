@@ -30,7 +30,7 @@ def find(name: str, cls: type[T], package: str, option: str, *, folders: bool = 
       ValueError: there is none, or it is something else.
     """
     outside, colon, attribute = name.partition(":")
-    if not colon and name not in names(package, folders=folders):
+    if not outside or (not colon and name not in names(package, folders=folders)):
         known = ", ".join(names(package, folders=folders))
         raise ValueError(f"{option} is {name!r}; there are {known}, and module:NAME of a package of yours.")
     try:

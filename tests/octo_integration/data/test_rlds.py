@@ -167,3 +167,17 @@ def test_fingerprint_tells_splits_and_files_apart(write_rlds: WriteRLDS, tmp_pat
     assert fingerprint(split="train[:1]") != first
     os.utime(file, ns=(0, 10**9))
     assert fingerprint() != first
+
+
+def test_fingerprint_changes_with_the_code_of_the_standardisation(
+    write_rlds: WriteRLDS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, own = write_rlds([2]), tmp_path / "own_arm.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from octo_integration.data.standardisations.metaworld import STANDARDISATION as ARM\n"
+    found = []
+    for change in ("", "# changed", ""):
+        own.write_text(code + change)
+        found.append(open_source(str(path), "train", "own_arm:ARM").fingerprint)
+    assert found[0] == found[2] != found[1]
+    assert found[0] != open_source(str(path), "train", "metaworld").fingerprint
