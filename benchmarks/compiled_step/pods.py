@@ -20,9 +20,10 @@ import maps_optax as mx
 from benchmarks import hlo
 from benchmarks.optimizer_step.cases import step_of
 from benchmarks.train_step.case import step_flops
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, Method
 from octo_integration.state import sharding
-from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.methods import holding
+from octo_integration.state.optimizer import Optimizer, make_optimizer
 from octo_integration.state.setup import model_shapes
 from octo_integration.state.train_state import abstract_state
 
@@ -89,7 +90,7 @@ class Held(NamedTuple):
 def held(model: str, mesh: jax.sharding.Mesh) -> Held:
     """Counts from shapes."""
     shapes = model_shapes(model)
-    like = abstract_state(shapes, make_optimizer(OptimizerConfig(), MapsConfig(), mx.presets.vla()), mesh, 2**16)
+    like = abstract_state(shapes, _optimizer("maps", shapes), mesh, 2**16)
     anchor = next(
         node.anchor for node in jax.tree.leaves(like.opt_state, is_leaf=_is_spd) if isinstance(node, mx.SPDState)
     )
@@ -100,6 +101,11 @@ def held(model: str, mesh: jax.sharding.Mesh) -> Held:
         tensors=sum(n for n, _ in leaves),
         split=sum(n for n, x in leaves if not x.sharding.is_fully_replicated),
     )
+
+
+def _optimizer(method: Method, shapes: Any) -> Optimizer:
+    run = FinetuneConfig("", maps=MapsConfig(method=method))
+    return make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
 
 
 def _is_spd(node: Any) -> bool:
@@ -139,10 +145,11 @@ def statistics(devices: tuple[int, ...]) -> str:
     return _table(lines)
 
 
-def all_reduced(model: str, method: Any, mesh: jax.sharding.Mesh) -> int:
+def all_reduced(model: str, method: Method, mesh: jax.sharding.Mesh) -> int:
     """Bytes that the all-reduces of the optimizer's step add up."""
-    tx = make_optimizer(OptimizerConfig(), MapsConfig(method=method), mx.presets.vla())
-    like = abstract_state(model_shapes(model), tx, mesh, 2**16)
+    shapes = model_shapes(model)
+    tx = _optimizer(method, shapes)
+    like = abstract_state(shapes, tx, mesh, 2**16)
     trained = like.params, like.opt_state
     step = jax.jit(step_of(tx), donate_argnums=(0, 1), out_shardings=jax.tree.map(lambda x: x.sharding, trained))
     return hlo.all_reduced(step.lower(*trained, like.params).compile().as_text() or "")

@@ -16,11 +16,12 @@ import numpy as np
 import maps_optax as mx
 from benchmarks.batch import abstract_batch
 from benchmarks.optimizer_step.cases import step_of
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig
 from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
-from octo_integration.state import lora, sharding
+from octo_integration.state import sharding
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.train_state import TrainState, abstract_state, init_state
 from octo_integration.train.step import make_loss, make_train_step
@@ -58,14 +59,13 @@ def measure(model: str, case: str, devices: int, batch: int, run: bool) -> dict[
       batch: samples over all devices.
       run: whether to allocate it and take two steps.
     """
-    maps, adapters = CASES[case].maps, CASES[case].lora
+    config = FinetuneConfig("", maps=CASES[case].maps, lora=CASES[case].lora)
     mesh = sharding.make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
-    vla = VLA(dataclasses.replace(CONFIGS[model], dtype="float32", lora=adapters))
+    vla = VLA(dataclasses.replace(CONFIGS[model], dtype="float32", lora=config.lora))
     samples = abstract_batch(model, batch, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(vla.init, key, samples["observation"], samples["task"])["params"]
-    layers = mx.presets.vla()
-    tx = make_optimizer(OptimizerConfig(), maps, layers, lora.hold(maps, adapters, layers, shapes))
+    tx = make_optimizer(config.optimizer, holding(config, mx.presets.vla(), shapes))
     like = abstract_state(shapes, tx, mesh, MIN_SIZE)
     jitted: Any = make_train_step(make_loss(vla), tx, like, mesh, seed=0)
     step = jitted.lower(like, samples).compile()

@@ -26,10 +26,11 @@ import tyro
 import maps_optax as mx
 from benchmarks.batch import abstract_batch
 from benchmarks.hlo import collectives
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import model_shapes
 from octo_integration.state.train_state import TrainState, abstract_state
@@ -114,8 +115,9 @@ def measure(name: str, pod: str, hold: str, config: Config) -> dict[str, Any]:
     maps = HOLDS[hold]
     devices = topologies.get_topology_desc(platform="tpu", topology_name=PODS[pod].topology).devices
     mesh = sharding.make_mesh(MeshConfig(fsdp=min(config.fsdp, len(devices))), list(devices))
-    tx = make_optimizer(OptimizerConfig(), maps, mx.presets.vla())
-    like = abstract_state(model_shapes(name), tx, mesh, LARGE, maps.anchor_memory)
+    shapes, run = model_shapes(name), FinetuneConfig("", maps=maps)
+    tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
+    like = abstract_state(shapes, tx, mesh, LARGE, maps.anchor_memory)
     step = make_train_step(make_loss(VLA(CONFIGS[name])), tx, like, mesh, seed=0)
     row = {"chips": len(devices), "mesh": dict(mesh.shape), **components(like)}
     start = time.perf_counter()

@@ -23,9 +23,10 @@ import tyro
 
 import maps_optax as mx
 from benchmarks.train_step.case import case, step_flops
-from octo_integration.config import MapsConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig
 from octo_integration.model.config import Remat
 from octo_integration.state import sharding
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train.step import make_train_step
@@ -89,8 +90,9 @@ def measure(config: Config) -> list[dict[str, Any]]:
     backward = jax.jit(lambda params: jax.grad(lambda p: loss(p, batch, key)[0])(params))
     placed = jax.device_put(params, sharding.replicated(mesh))
     parts: dict[str, Callable[[], Any]] = {"loss": lambda: forward(placed), "gradient": lambda: backward(placed)}
-    for name, hold in HOLDS.items():
-        tx = make_optimizer(OptimizerConfig(), hold, mx.presets.vla())
+    for name, maps in HOLDS.items():
+        run = FinetuneConfig("", maps=maps)
+        tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
         like = abstract_state(shapes, tx, mesh, 2**16)
         step = make_train_step(loss, tx, like, mesh, seed=0).lower(like, batch).compile()
         parts[name] = _stepper(step, init_state(params, tx, like), batch)

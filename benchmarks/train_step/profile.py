@@ -21,8 +21,9 @@ import tyro
 
 import maps_optax as mx
 from benchmarks.train_step.case import case
-from octo_integration.config import MapsConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig
 from octo_integration.model.config import Remat
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train.step import make_train_step
@@ -56,7 +57,8 @@ class Config:
 def main(config: Config) -> None:
     """Profiles, prints two tables and keeps them."""
     setting = case(config.model, config.batch, config.dtype, config.remat)
-    tx = make_optimizer(OptimizerConfig(), MapsConfig(), mx.presets.vla())
+    run = FinetuneConfig("")
+    tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), setting.shapes))
     like = abstract_state(setting.shapes, tx, setting.mesh, 2**16)
     step = make_train_step(setting.loss, tx, like, setting.mesh, seed=0).lower(like, setting.batch).compile()
     state = init_state(setting.params, tx, like)

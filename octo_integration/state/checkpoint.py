@@ -53,7 +53,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState, *, anchor
 
     Args:
       step: the name of the checkpoint.
-      anchored: the optimizer state holds theta0 (methods maps and l2_sp), which is taken out.
+      anchored: the optimizer state holds theta0, which is taken out (see `Hold`).
 
     Raises:
       OSError: this checkpoint, or the one before, could not be written (full disk, say); nothing of it is left, older
@@ -127,7 +127,7 @@ def restore(
       pretrained: theta0, a tree like params, sharded as the anchor shall be.
       fresh: makes the state of step 0; called only if the checkpoint was made under another method.
       anchored: as for `save`.
-      anchor_memory: of `MapsConfig`.
+      anchor_memory: of `Hold`.
 
     Raises:
       ValueError: the checkpoint is of another model or optimizer (names the first leaf that differs), or theta0 is not

@@ -3,25 +3,17 @@
 A tree that holds adapters (leaves lora_a and lora_b beside a kernel) is trained in them and in its fresh modules alone.
 The rest is frozen: kept in bfloat16, without gradient, moments or anchor.
 
-An adapter has no pretrained value, but what it adds to its kernel is how far that has gone from its own. MAPS holds
-this product, with the strength that the kernel has in full fine-tuning (`hold`). L2-SP holds nothing then.
-
 Checkpoints keep the frozen leaves too. A reference to the pretrained file would save space, but a run could then not be
 read without that file, nor on another machine; and a copy in bfloat16 costs less than the moments of full fine-tuning.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import maps_optax as mx
-from octo_integration.config import MapsConfig
-from octo_integration.model.adapters import with_adapters
 from octo_integration.model.config import FRESH, LoraConfig
 
 Tree = Any
@@ -72,62 +64,6 @@ def adapters(params: Tree) -> Tree:
 def base(params: Tree) -> Tree:
     """Everything but the adapters."""
     return unflatten_dict({path: leaf for path, leaf in flatten_dict(params).items() if not _is_adapter(path)})
-
-
-def holds(maps: MapsConfig) -> bool:
-    """Whether adapters are held, where there are any."""
-    return maps.method == "maps" and maps.adapters != "free"
-
-
-def hold(
-    maps: MapsConfig, lora: LoraConfig, layers: mx.LayerStack, params: Tree
-) -> optax.GradientTransformation | None:
-    """What holds the adapters of `params`, each with the strength of its kernel; None: nothing does.
-
-    Args:
-      layers: the model's.
-      params: all of them, arrays or shapes: kernels without adapters count as layers too.
-    """
-    if not (holds(maps) and split(params)[1]):
-        return None
-    strengths = flatten_dict(mx.strengths(with_adapters(layers), params, maps.lambda_max, maps.schedule))
-    return mx.lora_spd(
-        unflatten_dict({path: strengths[path] for path in flatten_dict(split(params)[0])}),
-        scale=lora.alpha / lora.rank,
-        treatment=maps.adapters,
-        max_pull=maps.max_pull,
-    )
-
-
-def held_slices(maps: MapsConfig, slices: Sequence[mx.Slice], params: Tree) -> list[mx.Slice]:
-    """Slices of the merged parameters, with a strength only where adapters among `params` are held."""
-    adapted = {"/".join((*path[:-1], "kernel")) for path in flatten_dict(adapters(params)) if holds(maps)}
-    return [s if s.path in adapted else s._replace(ratio=0.0) for s in slices]
-
-
-def describe(maps: MapsConfig, layers: mx.LayerStack, params: Tree) -> str:
-    """The table a person reads before a run that holds adapters; arguments as of `hold`."""
-    table: dict[tuple[int, str, str], tuple[int, int, float]] = {}
-    for s in mx.slices(with_adapters(layers), params, maps.schedule):
-        if s.position is not None and s.path.endswith(ADAPTERS):
-            key = (s.position, s.module, s.block)
-            count, size, _ = table.get(key, (0, 0, 0.0))
-            table[key] = (count + s.path.endswith("lora_b"), size + s.size, maps.lambda_max * s.ratio)
-    lines = [f"{'module':<10}{'layer':>7}{'adapters':>10}{'parameters':>12}{'λ':>10}"]
-    for (_, module, block), (count, size, strength) in sorted(table.items()):
-        lines.append(f"{module:<10}{block:>7}{count:>10}{size:>12}{strength:>10.4f}")
-    held = [(count, size) for count, size, strength in table.values() if strength > 0]
-    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in split(params))
-    what = {
-        "product": "what each adds to its kernel",
-        "init": "each factor at its start",
-        "zero": "each factor at zero",
-    }
-    lines.append(
-        f"held: {sum(count for count, _ in held)} adapters, {what[maps.adapters]}; "
-        f"free: {trained - sum(size for _, size in held)} parameters; frozen: {frozen}"
-    )
-    return "\n".join(lines)
 
 
 def merge_lora(params: Tree, lora: LoraConfig) -> Tree:

@@ -1,6 +1,5 @@
 """The optimizer: AdamW with clipping, a schedule, and what holds the pretrained weights."""
 
-import functools
 import re
 from typing import Any, TypeAlias
 
@@ -8,7 +7,8 @@ import jax
 import optax
 
 import maps_optax as mx
-from octo_integration.config import MapsConfig, OptimizerConfig
+from octo_integration.config import OptimizerConfig
+from octo_integration.state.methods.common import Hold
 
 Tree = Any
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | optax.MultiSteps
@@ -31,20 +31,11 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     )
 
 
-def make_optimizer(
-    optimizer: OptimizerConfig,
-    maps: MapsConfig,
-    layers: Any,
-    hold: optax.GradientTransformation | None = None,
-) -> Optimizer:
-    """clip -> AdamW -> what holds the weights, and gradient accumulation around it all.
+def make_optimizer(optimizer: OptimizerConfig, hold: Hold) -> Optimizer:
+    """clip -> AdamW, between the two members of what holds the weights, and gradient accumulation around it all.
 
     `mx.chain` hands the raw gradient to MAPS and sits inside `optax.MultiSteps`, which gives it the accumulated one.
     The chain has four members whatever the method, so that checkpoints of all methods differ only in HOLD_PATH.
-
-    Args:
-      layers: the model's LayerStack (or what `mx.maps` takes in its place).
-      hold: of `lora.hold`: takes the place of MAPS where it holds adapters.
     """
     b1, b2 = optimizer.betas
     adamw = optax.adamw(
@@ -54,39 +45,8 @@ def make_optimizer(
         weight_decay=optimizer.weight_decay,
         mask=decay_mask,
     )
-    tx = mx.chain(
-        _penalty(maps, layers),
-        optax.clip_by_global_norm(optimizer.clip),
-        adamw,
-        _projection(maps, layers, b1) if hold is None else hold,
-    )
+    tx = mx.chain(hold.before, optax.clip_by_global_norm(optimizer.clip), adamw, hold.after)
     return tx if optimizer.accumulate == 1 else optax.MultiSteps(tx, optimizer.accumulate)
-
-
-def _penalty(config: MapsConfig, layers: Any) -> optax.GradientTransformation:
-    if config.method != "l2_sp":
-        return optax.identity()
-    strength = functools.partial(_uniform, layers, config.lambda_max)
-    return mx.l2_sp(strength, anchor_dtype=config.anchor_dtype)
-
-
-def _uniform(layers: Any, strength: float, params: Tree) -> Tree:
-    return mx.strengths(layers, params, strength, "constant")
-
-
-def _projection(config: MapsConfig, layers: Any, b1: float) -> optax.GradientTransformation:
-    if config.method != "maps":
-        return optax.identity()
-    return mx.maps(
-        layers,
-        config.lambda_max,
-        config.schedule,
-        anchor_dtype=config.anchor_dtype,
-        anchor_memory_kind=None if config.anchor_memory == "device" else config.anchor_memory,
-        max_pull=config.max_pull,
-        criterion=config.criterion,
-        b1=b1,
-    )
 
 
 def decay_mask(params: Tree) -> Tree:

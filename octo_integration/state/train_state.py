@@ -40,13 +40,13 @@ def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, ancho
     Args:
       params: arrays or shapes.
       min_size: see `sharding.param_shardings`.
-      anchor_memory: of `MapsConfig`; where anchors are placed.
+      anchor_memory: of `Hold`; where anchors are placed.
     """
     shapes = jax.eval_shape(functools.partial(_create, tx), params)
     params_at = sharding.param_shardings(shapes.params, mesh, min_size)
     frozen_at = sharding.param_shardings(shapes.frozen, mesh, min_size)
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
-    if anchor_memory != "device" and not shapes.frozen:  # anchors of adapters are small, and stay on the device
+    if anchor_memory != "device":
         state_at = sharding.anchors_in(state_at, anchor_memory)
 
     def place(shape: Any, at: Any) -> Any:

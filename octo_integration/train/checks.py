@@ -6,6 +6,7 @@ import jax
 
 from octo_integration.config import FinetuneConfig
 from octo_integration.state import lora
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 from octo_integration.state.setup import abstract_params, build, check_weights
 
@@ -29,8 +30,7 @@ def check(config: FinetuneConfig, hosts: int = 1) -> None:
     sizes: Any = _Sizes()
     built = build(config, sizes)
     shapes = abstract_params(config, built)
-    hold = lora.hold(config.maps, config.lora, built.layers, shapes)
-    tx = make_optimizer(config.optimizer, config.maps, built.layers, hold)
+    tx = make_optimizer(config.optimizer, holding(config, built.layers, shapes))
     jax.eval_shape(tx.init, lora.split(shapes)[0])
     check_weights(config, shapes)
 

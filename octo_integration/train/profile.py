@@ -5,17 +5,10 @@ import time
 
 import jax
 
-from octo_integration import data
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.profile import profile_input
-from octo_integration.data.statistics import cache_directory
-from octo_integration.state import lora, sharding
-from octo_integration.state.optimizer import make_optimizer
-from octo_integration.state.setup import abstract_params, build, initial_params
-from octo_integration.state.train_state import abstract_state, init_state
-from octo_integration.train import checks
-from octo_integration.train.step import make_loss, make_train_step
+from octo_integration.train.assemble import assemble
 
 STEPS = 5
 
@@ -27,27 +20,19 @@ def profile(config: FinetuneConfig) -> str:
       FileNotFoundError, ValueError: as `train.loop.finetune`.
     """
     refuse_schemes(config)
-    mesh = sharding.make_mesh(config.mesh)
-    checks.check(config)
-    statistics = data.compute_statistics(config.data, cache_directory())
-    built = build(config, statistics)
-    shapes = abstract_params(config, built)
-    hold = lora.hold(config.maps, config.lora, built.layers, shapes)
-    tx = make_optimizer(config.optimizer, config.maps, built.layers, hold)
-    like = abstract_state(shapes, tx, mesh, config.mesh.min_size, config.maps.anchor_memory)
-    state = init_state(initial_params(config, built, like.model), tx, like)
-    step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
-    host = list(itertools.islice(data.train_batches(config.data, statistics, seed=config.seed), 2))
+    job = assemble(config)
+    state = job.init(job.theta0())
+    host = list(itertools.islice(job.read(0), 2))
     start = time.perf_counter()
-    batch = jax.block_until_ready(sharding.put_local(built.device_form(host[1]), mesh))
+    batch = jax.block_until_ready(job.place(host[1]))
     transfer = time.perf_counter() - start
-    state, _ = jax.block_until_ready(step(state, batch))  # compiles
+    state, _ = jax.block_until_ready(job.step(state, batch))  # compiles
     start = time.perf_counter()
     for _ in range(STEPS):
-        state, _ = step(state, batch)
+        state, _ = job.step(state, batch)
     jax.block_until_ready(state)
     model = (time.perf_counter() - start) / STEPS
-    stages = profile_input(config.data, statistics)
+    stages = profile_input(config.data, job.built.statistics)
     return report(config.data.batch_size, [(s.name, s.seconds) for s in stages], transfer, model)
 
 

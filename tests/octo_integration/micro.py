@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import maps_optax as mx
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.state import sharding
-from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.methods import holding
+from octo_integration.state.optimizer import Optimizer, make_optimizer
 from octo_integration.state.train_state import TrainState, abstract_state, init_state
 from octo_integration.train.step import make_loss, make_train_step
 
@@ -77,6 +78,11 @@ def batch(index: int, size: int = 8) -> dict[str, Any]:
     return {"observation": {"image": image}, "task": {}, "action": action, "action_pad_mask": mask}
 
 
+def optimizer_of(optimizer: OptimizerConfig, maps: MapsConfig, width: int = 16) -> Optimizer:
+    """That of a run on these parameters."""
+    return make_optimizer(optimizer, holding(FinetuneConfig("", optimizer=optimizer, maps=maps), LAYERS, params(width)))
+
+
 class Machine(NamedTuple):
     """The compiled training of one configuration on one device."""
 
@@ -92,6 +98,6 @@ class Machine(NamedTuple):
 def machine(optimizer: OptimizerConfig, maps: MapsConfig, width: int = 16, dtype: str = "float32") -> Machine:
     """One per configuration and test process: compiling is what takes the time."""
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    tx = make_optimizer(optimizer, maps, LAYERS)
+    tx = optimizer_of(optimizer, maps, width)
     like = abstract_state(params(width), tx, mesh, 64)
     return Machine(tx, like, make_train_step(make_loss(Micro(width, dtype)), tx, like, mesh, SEED))

@@ -26,13 +26,13 @@ from octo_integration.model.sizes import CONFIGS
 from octo_integration.processes import lifeline
 from octo_integration.processes.distributed import VARIABLES
 from octo_integration.state import sharding
-from octo_integration.train import loop
+from octo_integration.train import assemble, loop
 from tests.octo_integration import micro_vla
 
 STEPS = 50
 LOG_EVERY = 5
 CONFIGS["micro"] = dataclasses.replace(micro_vla.CONFIG, dinov2=None)
-advance, make_mesh, make_train_step = run_log.RunLog.advance, sharding.make_mesh, loop.make_train_step
+advance, make_mesh, make_train_step = run_log.RunLog.advance, sharding.make_mesh, assemble.make_train_step
 steps_of: dict[jax.sharding.Mesh, Any] = {}
 
 
@@ -69,7 +69,7 @@ def finetune(job: dict[str, Any]) -> None:
 
     run_log.RunLog.advance = count  # type: ignore[method-assign]
     sharding.make_mesh = lambda mesh: make_mesh(mesh, jax.devices()[: job["sees"]])
-    loop.make_train_step = compiled_once
+    assemble.make_train_step = compiled_once
     outcome = loop.finetune(config(job))
     assert outcome.signal == (None if job["stop"] is None else signal.SIGTERM), outcome
     if job["copy"] and jax.process_index() == 0:

@@ -18,7 +18,9 @@ from octo_integration.model.config import FRESH, LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.trained import load_run
 from octo_integration.processes import interrupts
-from octo_integration.state import lora
+from octo_integration.state import checkpoint, lora
+from octo_integration.state.methods import holding
+from octo_integration.state.setup import initial_params
 from octo_integration.train import loop
 from octo_integration.weights.store import load_params
 from tests.octo_integration import micro_vla
@@ -72,7 +74,7 @@ def test_adapters_stand_beside_the_kernels_that_the_targets_name(trained):
 
 
 def test_only_adapters_and_fresh_modules_move_and_the_rest_is_bfloat16(run, trained):
-    start = flatten_dict(loop.initial_params(config(run, 4), trained.built, like_of(trained)), sep="/")
+    start = flatten_dict(initial_params(config(run, 4), trained.built, like_of(trained)), sep="/")
     for path, leaf in flatten_dict(trained.params, sep="/").items():
         if is_trained(path):
             assert leaf.dtype == jnp.float32
@@ -87,7 +89,7 @@ def like_of(trained):
 
 
 def test_the_optimizer_knows_only_what_is_trained(run):
-    manager = loop.checkpoint.open_checkpoints(run / "checkpoints", keep=2)
+    manager = checkpoint.open_checkpoints(run / "checkpoints", keep=2)
     names = {"/".join(map(str, path)) for path in flatten_dict(manager.item_metadata(4).tree)}
     moments = {path.split("/mu/")[1] for path in names if "/mu/" in path}
     params = {path.removeprefix("params/") for path in names if path.startswith("params/")}
@@ -118,19 +120,27 @@ def test_drift_is_what_the_adapters_add_with_the_strength_of_the_kernel(run, tra
 
 
 def test_an_adapter_has_the_strength_of_its_kernel_whatever_else_has_adapters(trained):
-    maps, layers = MapsConfig(lambda_max=4.0), trained.built.layers
+    layers = trained.built.layers
+
+    def holds(params, **maps):
+        return holding(config("", 4, maps=MapsConfig(lambda_max=4.0, **maps)), layers, params)
+
     alone = lora.base(trained.params)
     language = {**alone, "language": trained.params["language"]}
     for params, bridge in ((trained.params, len(trained.params["bridge"])), (language, 0)):
-        state = lora.hold(maps, LORA, layers, params).init(lora.split(params)[0])
+        state = holds(params).after.init(lora.split(params)[0])
         assert state.strength.tolist() == [2.0] * bridge + [1.0, 0.0] * 4
-        _, *rows, total = [line.split() for line in lora.describe(maps, layers, params).splitlines()]
+        _, *rows, total = [line.split() for line in holds(params).table.splitlines()]
         first, last = ["language", "0", "4", "224", "1.0000"], ["language", "1", "4", "224", "0.0000"]
         assert rows[-2:] == [first, last] and [row[-1] for row in rows[:-2]] == ["2.0000"] * (bridge > 0)
         assert " ".join(total).startswith(f"held: {bridge + 4} adapters, what each adds to its kernel; free: ")
-    assert lora.hold(maps, LORA, layers, alone) is None
-    for free in (MapsConfig(adapters="free"), MapsConfig(method="adam"), MapsConfig(method="l2_sp")):
-        assert lora.hold(free, LORA, layers, trained.params) is None
+    assert holds(alone).label == "MAPS, linear, λmax 4" and holds(alone).anchored
+    params = lora.split(trained.params)[0]
+    for free in ({"adapters": "free"}, {"method": "adam"}, {"method": "l2_sp"}):
+        held = holds(trained.params, **free)
+        assert held.label == "LoRA" and not held.anchored and {s.ratio for s in held.slices} == {0.0}
+        for member in (held.before, held.after):
+            assert sum(leaf.size for leaf in jax.tree.leaves(member.init(params)) if leaf.ndim > 1) == 0
 
 
 def test_held_adapters_add_less_than_free_ones_and_the_first_layers_least(run, tmp_path, capsys):

@@ -24,13 +24,12 @@ from octo_integration.train import finite
 from octo_integration.state import sharding
 from octo_integration.train.step import make_loss, make_train_step
 from octo_integration.state.train_state import abstract_state, init_state
-from octo_integration.state.optimizer import make_optimizer
 from tests.octo_integration import micro
 
 def run(devices, data, fsdp, tensor, accumulate):
     mesh = sharding.make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[:devices])
     maps = MapsConfig(method="maps", lambda_max=2.0)
-    tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=2, steps=20, accumulate=accumulate), maps, micro.LAYERS)
+    tx = micro.optimizer_of(OptimizerConfig(lr=1e-2, warmup=2, steps=20, accumulate=accumulate), maps)
     like = abstract_state(micro.params(), tx, mesh, 64)
     step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED)
     state, losses = init_state(micro.params(), tx, like), []
@@ -51,7 +50,7 @@ def same(a, b):
 def skipping():
     # Where a batch is spoiled, one example's target is not finite, so the loss of one of its parts is not.
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
-    tx = make_optimizer(OptimizerConfig(lr=1e-2, warmup=0, steps=20), MapsConfig(), micro.LAYERS)
+    tx = micro.optimizer_of(OptimizerConfig(lr=1e-2, warmup=0, steps=20), MapsConfig())
     like = abstract_state(micro.params(), tx, mesh, 64)
     step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED, "skip")
     state, decisions, held = init_state(micro.params(), tx, like), [], []

@@ -18,7 +18,7 @@ from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy import policy
 from octo_integration.processes import claim
-from octo_integration.train import checks, loop, profile
+from octo_integration.train import assemble, checks, loop, profile
 from octo_integration.weights import imported
 from octo_integration.weights.store import save_params
 from tests.octo_integration import micro_vla
@@ -41,7 +41,7 @@ def spent(monkeypatch):
     monkeypatch.setitem(CONFIGS, "micro", micro_vla.CONFIG)
     count(data, "compute_statistics")
     for name in EXPENSIVE:
-        count(loop, name)
+        count(assemble, name)
     for name in ("open_checkpoints", "restore"):
         count(loop.checkpoint, name)
     for module in (policy, commands.importlib.import_module("octo_integration.cli.exchange")):

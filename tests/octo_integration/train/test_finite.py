@@ -10,7 +10,7 @@ import pytest
 
 from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.state import checkpoint, sharding
-from octo_integration.state.optimizer import batches_applied, make_optimizer
+from octo_integration.state.optimizer import batches_applied
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train import finite
 from octo_integration.train.step import make_loss, make_train_step
@@ -23,7 +23,7 @@ METHODS = ("maps", "adam", "l2_sp")
 def machine(method="maps", accumulate=1, nan_policy="skip", width=16):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     optimizer = OptimizerConfig(lr=1e-2, warmup=2, steps=60, accumulate=accumulate)
-    tx = make_optimizer(optimizer, MapsConfig(method=method), micro.LAYERS)
+    tx = micro.optimizer_of(optimizer, MapsConfig(method=method), width)
     like = abstract_state(micro.params(width), tx, mesh, 64)
     step = make_train_step(make_loss(micro.Micro(width)), tx, like, mesh, micro.SEED, nan_policy)
     return tx, like, step

@@ -14,13 +14,14 @@ STEP = """
 import dataclasses, functools, json, sys
 import jax, numpy as np
 import maps_optax as mx
-from octo_integration.config import MapsConfig, MeshConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
 from octo_integration.state.setup import _init
 from octo_integration.train.step import make_loss, make_train_step
 from octo_integration.state.train_state import abstract_state, init_state
+from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
 
 whole = CONFIGS[sys.argv[1]]
@@ -34,7 +35,8 @@ config = dataclasses.replace(whole, **towers, language=language, t5=t5, image_si
 model = VLA(config)
 mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
 params = jax.jit(functools.partial(_init, model, 1, 0))()
-tx = make_optimizer(OptimizerConfig(warmup=0, steps=2), MapsConfig(), mx.presets.vla())
+run = FinetuneConfig("", optimizer=OptimizerConfig(warmup=0, steps=2))
+tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), params))
 like = abstract_state(params, tx, mesh, 2**16)
 step = make_train_step(make_loss(model), tx, like, mesh, 0)
 state = init_state(params, tx, like)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from octo_integration import data
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.evaluate.plot import plot_drift
@@ -21,7 +22,8 @@ from octo_integration.policy.policy import load_policy
 from octo_integration.policy.trained import load_run
 from octo_integration.state import checkpoint
 from octo_integration.state.optimizer import learning_rate
-from octo_integration.train import loop
+from octo_integration.state.setup import abstract_params, initial_params
+from octo_integration.train import assemble, loop
 from tests.octo_integration import micro_vla
 
 ROOT = Path(__file__).parents[3]
@@ -108,7 +110,7 @@ def test_sigterm_saves_and_the_same_command_resumes_bit_for_bit(straight, tmp_pa
 
 def interrupt_the_evaluation(monkeypatch, number: int) -> list[int]:
     """Sends SIGTERM before the `number`-th batch of evaluations; counts the batches."""
-    real, seen = loop.data.eval_batches, []
+    real, seen = data.eval_batches, []
 
     def batches(*args, **options):
         for batch in real(*args, **options):
@@ -117,7 +119,7 @@ def interrupt_the_evaluation(monkeypatch, number: int) -> list[int]:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(loop.data, "eval_batches", batches)
+    monkeypatch.setattr(data, "eval_batches", batches)
     return seen
 
 
@@ -143,7 +145,7 @@ def test_sigterm_in_an_evaluation_on_the_way_ends_the_run_after_one_more_step(st
 
 def test_few_steps_are_dispatched_ahead_of_the_device(tmp_path, monkeypatch):
     """So that a signal waits for few: here for one that runs and one that is queued, of ten between two log lines."""
-    make, started, ended, ahead = loop.make_train_step, [], [], []
+    make, started, ended, ahead = assemble.make_train_step, [], [], []
 
     def wait(loss):
         time.sleep(0.05)
@@ -163,7 +165,7 @@ def test_few_steps_are_dispatched_ahead_of_the_device(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(loop, "make_train_step", slow)
+    monkeypatch.setattr(assemble, "make_train_step", slow)
     loop.finetune(config(tmp_path, eval_splits=(), log_every=10, save_every=10))
     assert len(ended) == STEPS and max(ahead) <= 1, ahead
 
@@ -194,7 +196,7 @@ def test_drift_is_the_distance_to_the_pretrained_weights_for_every_method(straig
         record = json.loads((out / "drift.json").read_text())
         rows = {row["name"]: row for row in record["tensors"]}
         built = load_run(out).built
-        theta0 = loop.initial_params(config(out), built, loop.abstract_params(config(out), built))
+        theta0 = initial_params(config(out), built, abstract_params(config(out), built))
         theta = saved_params(out)
         gap = np.asarray(theta["bridge"]["fc1"]["kernel"]) - theta0["bridge"]["fc1"]["kernel"]
         assert rows["bridge/fc1/kernel"]["drift"] == pytest.approx(float(np.linalg.norm(gap)), rel=1e-4)
@@ -212,7 +214,7 @@ def test_another_config_in_the_same_folder_names_the_field(straight):
 @pytest.fixture
 def poison(monkeypatch):
     """poison(numbers): proprio of these training batches is NaN, and so are loss and gradients."""
-    real = loop.data.train_batches
+    real = data.train_batches
 
     def call(numbers):
         def poisoned(*args, start=0, **kwargs):
@@ -221,7 +223,7 @@ def poison(monkeypatch):
                 bad = {**batch, "observation": {**observation, "proprio": observation["proprio"] * np.nan}}
                 yield bad if i in numbers else batch
 
-        monkeypatch.setattr(loop.data, "train_batches", poisoned)
+        monkeypatch.setattr(data, "train_batches", poisoned)
 
     return call
 

@@ -1,0 +1,135 @@
+"""From a config to all that a run works with. What is behind it knows the parts, not the config."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from octo_integration import data
+from octo_integration.config import FinetuneConfig
+from octo_integration.data.statistics import cache_directory
+from octo_integration.policy.predict import Predict, make_predict
+from octo_integration.state import lora, sharding
+from octo_integration.state.methods import Hold, holding
+from octo_integration.state.optimizer import learning_rate, make_optimizer
+from octo_integration.state.setup import Built, abstract_params, build, initial_params
+from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
+from octo_integration.train import checks
+from octo_integration.train.fit import Cadence
+from octo_integration.train.step import Metrics, make_loss, make_train_step
+
+Tree = Any
+Batch = Mapping[str, Any]
+
+
+class Split(NamedTuple):
+    """A split to evaluate on.
+
+    Attributes:
+      batches: reads all of it once.
+      unnormalise: normalised actions -> its data set's units; dimensions of other data sets of a mixture become 0.
+    """
+
+    batches: Callable[[], Iterator[Batch]]
+    unnormalise: Callable[[np.ndarray], np.ndarray]
+
+
+class Job(NamedTuple):
+    """A run, ready to start; nothing is in the devices' memory yet.
+
+    Attributes:
+      name: for the progress bar.
+      built: the model, its layers and the statistics of its data.
+      hold: what holds the weights.
+      like: the state as shapes with shardings.
+      theta0: reads or draws the parameters that training starts from, placed as those of `like`.
+      init: theta0 -> the state of step 0.
+      read: n -> this process's share of the batches from number n on.
+      place: such a batch -> the same as the step takes it, on the devices.
+      step: (state, which it donates; batch) -> (state, metrics on the device).
+      merge: all parameters -> those of the same model without adapters.
+      predict: of `make_predict`.
+      splits: those to evaluate on, by name.
+      rate: the learning rate by updates of the optimizer.
+      cadence: how long, and how often.
+      patience: batches skipped in a row that end the run; 0: none is skipped.
+    """
+
+    name: str
+    built: Built
+    hold: Hold
+    like: TrainState
+    theta0: Callable[[], Tree]
+    init: Callable[[Tree], TrainState]
+    read: Callable[[int], Iterator[Batch]]
+    place: Callable[[Batch], Tree]
+    step: Callable[[TrainState, Tree], tuple[TrainState, Metrics]]
+    merge: Callable[[Tree], Tree]
+    predict: Predict
+    splits: Mapping[str, Split]
+    rate: optax.Schedule
+    cadence: Cadence
+    patience: int
+
+
+def assemble(config: FinetuneConfig) -> Job:
+    """The run that `config` describes: cheap checks first, then the statistics of its data, which may take long.
+
+    Raises:
+      FileNotFoundError, ValueError: config, data set or weights do not fit.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    share = sharding.batch_share(config.data.batch_size, mesh)
+    checks.check(config, hosts=share[1])
+    statistics = data.compute_statistics(config.data, cache_directory())
+    built = build(config, statistics)
+    splits = {split: _split(config.data, statistics, split) for split in config.eval_splits}
+    shapes = abstract_params(config, built)
+    hold = holding(config, built.layers, shapes)
+    tx = make_optimizer(config.optimizer, hold)
+    like = abstract_state(shapes, tx, mesh, config.mesh.min_size, hold.anchor_memory)
+    placed = jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.sharding), shapes, like.model
+    )
+    merge = functools.partial(lora.merge_lora, lora=config.lora)
+    return Job(
+        name=f"{config.model} {config.maps.method}",
+        built=built,
+        hold=hold,
+        like=like,
+        theta0=functools.partial(initial_params, config, built, placed),
+        init=functools.partial(init_state, tx=tx, like=like),
+        read=lambda n: data.train_batches(config.data, statistics, seed=config.seed, start=n, shard=share),
+        place=lambda batch: sharding.put_local(built.device_form(batch), mesh),
+        step=make_train_step(make_loss(built.model), tx, like, mesh, config.seed, config.nan_policy),
+        merge=jax.jit(merge, out_shardings=shardings_of(lora.base(like.model))),
+        predict=make_predict(built, mesh),
+        splits=splits,
+        rate=learning_rate(config.optimizer),
+        cadence=Cadence(
+            config.optimizer.steps,
+            config.optimizer.accumulate,
+            log_every=config.log_every,
+            eval_every=config.eval_every,
+            save_every=config.save_every,
+        ),
+        patience=config.max_skips if config.nan_policy == "skip" else 0,
+    )
+
+
+def _split(config: data.DataConfig, statistics: data.Statistics | data.MixtureStatistics, name: str) -> Split:
+    own = statistics.of(data.member_of(config, name)[0].name)
+    missing = statistics.action_dim - own.action_dim
+
+    def unnormalise(action: np.ndarray) -> np.ndarray:
+        physical = own.unnormalise_action(action[..., : own.action_dim])
+        return np.pad(physical, [(0, 0)] * (action.ndim - 1) + [(0, missing)])
+
+    def batches() -> Iterator[Batch]:
+        return data.eval_batches(config, statistics, split=name)
+
+    batches()  # opens it: a wrong name shall not wait for the first measurement
+    return Split(batches, unnormalise)

@@ -1,0 +1,58 @@
+"""What a run directory holds beside checkpoints and logs, and whether a config may go on in it."""
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+
+from octo_integration.common import files
+from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
+from octo_integration.data import MixtureStatistics, Statistics
+from octo_integration.processes import flags
+from octo_integration.state.setup import find_tokenizer
+
+# Fields that may differ from those the run was started with; all others would make it another run.
+MAY_CHANGE = (
+    "out",
+    "maps.",
+    "mesh.",
+    "optimizer.steps",
+    "eval_splits",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "nan_policy",
+    "max_skips",
+)
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def check_same_run(out: Path, config: FinetuneConfig) -> list[str]:
+    """What changes in the run that `out` holds, a line each; none where it holds no run yet.
+
+    Raises:
+      ValueError: the config is that of another run; names the first field that differs.
+    """
+    if not (out / "config.json").exists():
+        return []
+    flags.check_flags(out, read_versions(out))
+    notes = []
+    for name, before, now in differences(read_config(out), config):
+        alike = name == "maps.adapters" and {before, now} == {"init", "zero"}  # their anchors, in a checkpoint
+        if alike or not name.startswith(MAY_CHANGE):
+            raise ValueError(
+                f"{out} holds a run with {name}={before!r}, this one has {now!r}; choose another --out, or the same "
+                "value."
+            )
+        notes.append(f"note: {name} was {before!r}, goes on with {now!r}")
+    return notes
+
+
+def describe_run(out: Path, config: FinetuneConfig, statistics: Statistics | MixtureStatistics) -> None:
+    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
+    files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
+    if (tokenizer := find_tokenizer(config)) is not None:
+        shutil.copyfile(tokenizer, out / tokenizer.name)
+    files.write_json(out / "statistics.json", json.loads(statistics.to_json()))
