@@ -186,16 +186,16 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
-        check_limits("config", self, LIMITS)
+        check_limits(self, LIMITS)
         optimizer = self.optimizer
         if not 0 <= optimizer.warmup < optimizer.steps:
             raise ValueError(
-                f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
+                f"optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
                 "give 0 <= warmup < steps."
             )
         if self.cudnn and self.compute_dtype != "bfloat16":
             raise ValueError(
-                "config: cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
+                "cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
             )
 
 

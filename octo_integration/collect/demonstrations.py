@@ -85,7 +85,7 @@ class CollectConfig:
         for task in (*self.tasks, *self.zero_shot):
             get_task(task)
         self._check_splits()
-        check_limits("collect", self, LIMITS)
+        check_limits(self, LIMITS)
 
     def _check_splits(self) -> None:
         if self.layouts not in ("all", "restricted"):
