@@ -34,7 +34,7 @@ from octo_integration.state import checkpoint, lora, sharding
 from octo_integration.state.optimizer import batches_applied, learning_rate, make_optimizer
 from octo_integration.state.setup import Built, abstract_params, build, find_tokenizer, initial_params
 from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
-from octo_integration.train import checks, finite
+from octo_integration.train import checks, defaults, finite
 from octo_integration.train.step import Metrics, make_loss, make_train_step
 
 Tree = Any
@@ -109,10 +109,13 @@ def finetune(config: FinetuneConfig) -> Outcome:
 def _finetune(config: FinetuneConfig, out: Path) -> Outcome:
     mesh = sharding.make_mesh(config.mesh)
     share = sharding.batch_share(config.data.batch_size, mesh)
+    config = defaults.of_run(config, out)
     _check_same_run(out, config)
     checks.check(config, hosts=share[1])
+    config = defaults.of_data(config)
+    _say(f"measures the action error on: {', '.join(config.eval_splits or ['nothing; give --eval-splits'])}")
     built = build(config, data.compute_statistics(config.data, cache_directory()))
-    for split in config.eval_splits:  # opens them: a wrong name shall not wait for the first measurement
+    for split in config.eval_splits or ():  # opens them: a wrong name shall not wait for the first measurement
         data.eval_batches(config.data, built.statistics, split=split)
     shapes = abstract_params(config, built)
     hold = lora.hold(config.maps, config.lora, built.layers, shapes)
@@ -301,7 +304,7 @@ def _measure(run: _Run, params: Tree, request: Request) -> dict[str, ActionError
     with contextlib.suppress(Interrupted):
         return {
             split: action_error(run.predict, params, request.heeded(batches(split=split)), _unnormalise(run, split))
-            for split in run.config.eval_splits
+            for split in run.config.eval_splits or ()
         }
     return None
 
