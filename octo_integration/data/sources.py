@@ -42,9 +42,8 @@ def other_splits(config: DataConfig) -> tuple[str, ...]:
     """
     found: list[str] = []
     mixed = members(config)
-    learnt = {
-        (m.config.path, name) for m in mixed for name in re.findall(r"\w+", m.config.split)
-    }  # train of train[:20]
+    # Of "train[:20]" it is train.
+    learnt = {(m.config.path, name) for m in mixed for name in re.findall(r"\w+", m.config.split)}
     for member in mixed:
         path = member.config.path
         others = [name for name in split_names(path) if (path, name) not in learnt]
