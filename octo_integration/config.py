@@ -59,8 +59,8 @@ class OptimizerConfig:
 
     lr: float = 3e-4
     """Peak learning rate."""
-    warmup: int = 30
-    """Optimizer steps of linear warmup from 0."""
+    warmup: int | None = None
+    """Optimizer steps of linear warmup from 0; None: a twentieth of the steps, or those of the run that is resumed."""
     steps: int = 600
     """Optimizer steps of the whole run; the learning rate falls to a tenth of its peak at the last one."""
     clip: float = 1.0
@@ -71,6 +71,11 @@ class OptimizerConfig:
     """Adam's decay rates of the first and second moment."""
     accumulate: int = 1
     """Batches averaged into one optimizer step."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """`warmup`, where None stands for a share of the steps."""
+        return self.steps // 20 if self.warmup is None else self.warmup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,14 +172,9 @@ class FinetuneConfig:
     """Batches skipped in a row that end the run (skip only); a run that is resumed counts from 0."""
     profile_input: bool = False
     """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
-    eval_splits: tuple[str, ...] = (
-        "heldout",
-        "heldout_texture",
-        "heldout_light",
-        "heldout_camera",
-        "heldout_color",
-    )
-    """Splits whose action error is measured; the first is in-distribution, the others are shifted. Empty: none."""
+    eval_splits: tuple[str, ...] | None = None
+    """Splits whose action error is measured. None: all that the data set has beside the one trained on, or those of the
+    run that is resumed. Empty: none."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl and TensorBoard points."""
     eval_every: int = 200
@@ -186,17 +186,15 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
-        check_limits("config", self, LIMITS)
+        check_limits(self, LIMITS)
         optimizer = self.optimizer
-        if not 0 <= optimizer.warmup < optimizer.steps:
+        if not 0 <= optimizer.warmup_steps < optimizer.steps:
             raise ValueError(
-                f"config: optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
+                f"optimizer.warmup is {optimizer.warmup} of {optimizer.steps} optimizer.steps; "
                 "give 0 <= warmup < steps."
             )
         if self.cudnn and self.compute_dtype != "bfloat16":
-            raise ValueError(
-                "config: cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out."
-            )
+            raise ValueError("cudnn attention needs bfloat16; give --compute-dtype bfloat16, or leave --cudnn out.")
 
 
 def to_dict(config: Any) -> Any:

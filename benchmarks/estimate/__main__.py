@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import maps_optax as mx
 from octo_integration import data
-from octo_integration.cli.demo import DemoConfig, run_config
+from octo_integration.cli import demo
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.statistics import cache_directory
 from octo_integration.state.optimizer import learning_rate
@@ -43,7 +43,7 @@ class Config:
     python -m benchmarks.estimate --job.steps 300
     """
 
-    job: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+    job: demo.Options = dataclasses.field(default_factory=demo.Options)
     """The main job: its steps, strength and seed; its out is not used."""
     constant_lr: bool = False
     """A constant learning rate in place of warmup and cosine."""
@@ -53,7 +53,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Runs the comparison, prints it and writes it to `config.out`."""
-    run = run_config(config.job, "maps")
+    run = demo.run_config(config.job, "maps")
     built = build(run, data.compute_statistics(run.data, cache_directory()))
     theta0 = initial_params(run, built, abstract_params(run, built))
     lr = run.optimizer.lr if config.constant_lr else learning_rate(run.optimizer)

@@ -25,7 +25,7 @@ METHODS = {"adam": "Adam", "maps": "MAPS"}
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoConfig:
+class Options:
     """Fine-tunes the tiny model on the shipped demonstrations twice, with plain Adam and with MAPS, and compares them.
 
     maps-vla demo --out runs/demo
@@ -49,7 +49,7 @@ class DemoConfig:
             run_config(self, method)
 
 
-def demo(config: DemoConfig) -> int:
+def run(config: Options) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""
     out = Path(config.out)
     errors: dict[str, dict[str, ActionError]] = {}
@@ -66,7 +66,7 @@ def demo(config: DemoConfig) -> int:
     return 0
 
 
-def run_config(config: DemoConfig, method: str) -> FinetuneConfig:
+def run_config(config: Options, method: str) -> FinetuneConfig:
     """The fine-tuning run of one method, `adam` or `maps`."""
     return FinetuneConfig(
         out=str(Path(config.out) / method),

@@ -1,4 +1,4 @@
-"""The command `maps-vla merge`: adapters into the kernels beside them."""
+"""`maps-vla merge`: the adapters of a LoRA run into its weights."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from octo_integration.weights.store import save_params
 
 
 @dataclasses.dataclass(frozen=True)
-class MergeConfig:
+class Options:
     """Adds the adapters of a LoRA run to the kernels beside them and writes the parameters as safetensors, in float32.
 
     maps-vla merge --run runs/tiny-lora --out merged.safetensors
@@ -24,8 +24,8 @@ class MergeConfig:
     """Step of the checkpoint; default: the latest."""
 
 
-def run_merge(config: MergeConfig) -> str:
-    """Merges; returns the file.
+def run(config: Options) -> int:
+    """Merges, and prints the file.
 
     Raises:
       FileNotFoundError, ValueError: no run, or one without adapters.
@@ -33,10 +33,11 @@ def run_merge(config: MergeConfig) -> str:
     """
     out, lora = Path(config.out), read_config(Path(config.run)).lora
     if lora.rank == 0:
-        raise ValueError(f"merge: {config.run} was trained without adapters; its parameters are what they are.")
+        raise ValueError(f"{config.run} was trained without adapters; its parameters are what they are.")
     if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"merge: --out is {config.out}; give a file that ends in .safetensors.")
+        raise ValueError(f"--out is {config.out}; give a file that ends in .safetensors.")
     trained = load_run(Path(config.run), config.step)
     provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
     save_params(out, merge_lora(trained.params, lora), provenance)
-    return str(out)
+    print(out)
+    return 0

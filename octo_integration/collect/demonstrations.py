@@ -80,7 +80,7 @@ class CollectConfig:
         for shift in shifts:
             self._check_shift(simulator, tasks, shift)
         self._check_splits(simulator)
-        check_limits("collect", self, LIMITS)
+        check_limits(self, LIMITS)
 
     def _check_shift(self, simulator: Simulator, tasks: Sequence[str], name: str) -> None:
         shift = simulator.shift(name)

@@ -23,15 +23,14 @@ AXIS = Limit(lambda x: x >= 1 or x == -1, "a number of at least 1, or -1")
 SEED = Limit(lambda x: 0 <= x < 2**63, "0 <= seed < 2**63")
 
 
-def check_limits(what: str, config: Any, limits: Mapping[str, Limit]) -> None:
+def check_limits(config: Any, limits: Mapping[str, Limit]) -> None:
     """Raises ValueError where a number of `config` is beyond its limit.
 
     Args:
-      what: the config's name in the message.
       limits: dotted name of a field -> its limit; a tuple's holds for each of its numbers, and None is always good.
     """
     for name, limit in limits.items():
         value = operator.attrgetter(name)(config)
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(number is None or limit.holds(number) for number in numbers):
-            raise ValueError(f"{what}: {name} is {str(value)[:40]}; give {limit.words}.")
+            raise ValueError(f"{name} is {str(value)[:40]}; give {limit.words}.")

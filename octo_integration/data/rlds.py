@@ -87,6 +87,16 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
     )
 
 
+def split_names(path: str) -> tuple[str, ...]:
+    """The splits of a data set that have episodes, in its own order.
+
+    Raises:
+      FileNotFoundError, ValueError: as `open_source`.
+    """
+    splits = _builder(_demo() if path == "demo" else path).info.splits
+    return tuple(name for name, info in splits.items() if info.num_examples)
+
+
 def deal(source: Source, streams: int) -> list[Source]:
     """The source in `streams` parts: whole files where there are enough of them, else ranges of episodes.
 

@@ -1,11 +1,12 @@
 """The data sets of a run, found fit for use by their metadata alone."""
 
+import re
 from collections.abc import Sequence
 
 from octo_integration.data.batches import check_cameras
 from octo_integration.data.config import DataConfig
 from octo_integration.data.mixture import member_of, members
-from octo_integration.data.rlds import deal, open_source
+from octo_integration.data.rlds import deal, open_source, split_names
 
 
 def check_sources(config: DataConfig, splits: Sequence[str] = (), hosts: int = 1) -> None:
@@ -25,5 +26,26 @@ def check_sources(config: DataConfig, splits: Sequence[str] = (), hosts: int = 1
     check_cameras(config, opened)
     for _, source in opened:
         deal(source, config.streams)
-    for member, split in (member_of(config, name) for name in splits):
-        open_source(member.config.path, split, member.config.standardize, config.cameras)
+    for name in splits:
+        try:
+            member, split = member_of(config, name)
+            open_source(member.config.path, split, member.config.standardize, config.cameras)
+        except ValueError as error:
+            raise ValueError(f"eval_splits: {error}") from None
+
+
+def other_splits(config: DataConfig) -> tuple[str, ...]:
+    """The splits that a run could be measured on, named as for `member_of`: those that it does not learn from.
+
+    Raises:
+      FileNotFoundError, ValueError: as `check_sources`.
+    """
+    found: list[str] = []
+    mixed = members(config)
+    # Of "train[:20]" it is train.
+    learnt = {(m.config.path, name) for m in mixed for name in re.findall(r"\w+", m.config.split)}
+    for member in mixed:
+        path = member.config.path
+        others = [name for name in split_names(path) if (path, name) not in learnt]
+        found += others if member.name is None else [f"{member.name}/{name}" for name in others]
+    return tuple(found)

@@ -3,7 +3,6 @@
 maps-vla plot runs/adam runs/maps --out drift.png
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
+
+from octo_integration.config import read_config
 
 # Background and text colour of the modules, in the order of the stack (colour-blind safe, light enough for dots).
 BANDS = ("#dbe9f6", "#e0f0de", "#fde8d0", "#efe3f3", "#f6dfe0", "#ececec")
@@ -19,20 +19,8 @@ INKS = ("#1f4e79", "#2e6b2a", "#a04f00", "#5b2a6e", "#8a1f26", "#444444")
 RUN_COLOURS = ("#d1495b", "#00798c", "#6a4c93", "#b8860b", "#3d5a80", "#386641")
 ROOM = 30.0  # the axis ends this factor below the smallest mean of a layer
 MOST_LABELS = 30  # layers whose strength is written out; in a deeper stack each module's first
+DATA = ("path", "standardize", "split", "mixture")  # what of a config's data says which episodes a run learns from
 NAMES = {"dinov2": "DINOv2", "siglip": "SigLIP", "bridge": "bridge", "language": "language"}
-
-
-@dataclasses.dataclass(frozen=True)
-class PlotConfig:
-    """Draws how far every pretrained tensor moved along the stack, runs beside each other.
-
-    maps-vla plot runs/adam runs/maps --out drift.png
-    """
-
-    runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories of finetune, in the order of the panels."""
-    out: str = "drift.png"
-    """The figure; its ending chooses the format."""
 
 
 class Tensor(NamedTuple):
@@ -72,15 +60,18 @@ def read_run(directory: Path) -> Run:
         raise ValueError(f"{path} is not a drift record of finetune ({error!r}); run finetune again.") from None
 
 
-def plot_drift(directories: Sequence[Path], out: Path) -> None:
+def plot_drift(directories: Sequence[Path], out: Path, *, mixed: bool = False) -> None:
     """Draws the figure into `out` (its ending chooses the format), whole or not at all.
 
     One panel per run, all on one log scale: a dot per tensor at its layer, a line through the layers' means, the
     modules as named colour bands; from the second panel on the first run's means are repeated, dashed, to compare.
     Under each panel a strip shows the strength of every layer.
 
+    Args:
+      mixed: whether the runs may differ in their data or step; otherwise what separates them is how they were held.
+
     Raises:
-      FileNotFoundError, ValueError: as `read_run`; runs of different stacks.
+      FileNotFoundError, ValueError: as `read_run`; runs of different stacks; they differ though not `mixed`.
     """
     if not directories:
         raise ValueError("name at least one run directory of finetune.")
@@ -95,6 +86,8 @@ def plot_drift(directories: Sequence[Path], out: Path) -> None:
     for directory, stack in zip(directories, stacks, strict=True):
         if stack != stacks[0]:
             raise ValueError(f"{directory} has another stack of layers than {directories[0]}; plot runs of one model.")
+    if not mixed:
+        _check_alike(directories, runs)
     modules, count = stacks[0], len(runs)
     columns = {1: 1, 2: 2, 4: 2}.get(count, 3)
     rows = -(-count // columns)
@@ -142,6 +135,26 @@ def plot_drift(directories: Sequence[Path], out: Path) -> None:
     finally:
         temporary.unlink(missing_ok=True)
         plt.close(figure)
+
+
+def _check_alike(directories: Sequence[Path], runs: Sequence[Run]) -> None:
+    """Refuses runs whose drift differs because they went further or learnt from other episodes."""
+    described = [{"step": run.step, **_data(directory)} for directory, run in zip(directories, runs, strict=True)]
+    for directory, values in zip(directories[1:], described[1:], strict=True):
+        for name, value in described[0].items():
+            if values.get(name, value) != value:
+                raise ValueError(
+                    f"{directory} has {name} {values[name]}, {directories[0]} has {value}; plot runs that are alike "
+                    "in it, or give --mixed."
+                )
+
+
+def _data(directory: Path) -> dict[str, Any]:
+    """Which episodes a run learnt from; {} of a drift record that was copied without its run."""
+    if not (directory / "config.json").is_file():
+        return {}
+    data = read_config(directory).data
+    return {f"data.{name}": getattr(data, name) for name in DATA}
 
 
 def layer_modules(tensors: Sequence[Tensor]) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from octo_integration.logs import progress
+
 LINES, EVENTS = "metrics.jsonl", "events.out.tfevents"
 
 
@@ -29,7 +31,7 @@ class RunLog:
 
     def advance(self) -> None:
         """One step done (nothing is fetched from the device)."""
-        self.bar.update()
+        progress.advance(self.bar)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs host scalars of `step` to both files; a name's slashes group it in TensorBoard.
@@ -58,13 +60,11 @@ def open_log(out: Path, *, start: int, steps: int, name: str) -> Iterator[RunLog
       steps: steps of the whole run.
       name: shown before the bar.
     """
-    from tqdm import tqdm
-
     silent = jax.process_index() != 0
     # A log file gets a line now and then, a terminal a living bar.
     interval = 0.1 if sys.stderr.isatty() else 15.0
-    progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=interval, disable=silent)
-    with progress as bar, contextlib.ExitStack() as stack:
+    opened = progress.open_bar(name, start, steps, mininterval=interval, disable=silent)
+    with opened as bar, contextlib.ExitStack() as stack:
         lines = events = None
         if not silent:
             with _told(out / LINES):

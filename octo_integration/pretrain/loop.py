@@ -92,7 +92,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
-        check_limits("pretrain", self, LIMITS)
+        check_limits(self, LIMITS)
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"pretrain: warmup is {self.warmup} of {self.steps} steps; give fewer.")
 

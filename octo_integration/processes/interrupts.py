@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
+TOLD = b"\nfinishing this step, then saving; again to stop at once\n"
 
 
 class Interrupted(Exception):
@@ -53,7 +55,7 @@ class Request:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Request]:
-    """Within this context the first SIGTERM or SIGINT is only remembered; a second one acts as usual.
+    """Within this context the first SIGTERM or SIGINT is only remembered, and answered; a second one acts as usual.
 
     Schedulers send SIGTERM before they take a machine away; Ctrl-C is SIGINT. Outside the main thread, where Python
     cannot set handlers, signals keep their usual effect.
@@ -68,6 +70,7 @@ def interrupts() -> Iterator[Request]:
     def remember(number: int, frame: FrameType | None) -> None:
         request.signal = number
         restore()
+        os.write(2, TOLD)  # not by print, in which the signal may have come
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -25,7 +25,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.lr,
-        warmup_steps=config.warmup,
+        warmup_steps=config.warmup_steps,
         decay_steps=config.steps,
         end_value=0.1 * config.lr,
     )

@@ -17,7 +17,7 @@ from octo_integration.state.methods import Hold, holding
 from octo_integration.state.optimizer import learning_rate, make_optimizer
 from octo_integration.state.setup import Built, abstract_params, build, initial_params
 from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
-from octo_integration.train import checks
+from octo_integration.train import checks, defaults
 from octo_integration.train.fit import Cadence
 from octo_integration.train.step import Metrics, make_loss, make_train_step
 
@@ -84,9 +84,10 @@ def assemble(config: FinetuneConfig) -> Job:
     mesh = sharding.make_mesh(config.mesh)
     share = sharding.batch_share(config.data.batch_size, mesh)
     checks.check(config, hosts=share[1])
+    config = defaults.of_data(config)
     statistics = data.compute_statistics(config.data, cache_directory())
     built = build(config, statistics)
-    splits = {split: _split(config.data, statistics, split) for split in config.eval_splits}
+    splits = {split: _split(config.data, statistics, split) for split in config.eval_splits or ()}
     shapes = abstract_params(config, built)
     hold = holding(config, built.layers, shapes)
     tx = make_optimizer(config.optimizer, hold)

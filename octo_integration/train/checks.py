@@ -36,4 +36,4 @@ def check(config: FinetuneConfig, hosts: int = 1) -> None:
 
     from octo_integration.data.sources import check_sources  # tensorflow, which takes seconds to import
 
-    check_sources(config.data, config.eval_splits, hosts)
+    check_sources(config.data, config.eval_splits or (), hosts)

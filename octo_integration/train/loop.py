@@ -19,7 +19,7 @@ from octo_integration.processes import claim, distributed, lifeline
 from octo_integration.processes.interrupts import Interrupted, Request, interrupts
 from octo_integration.state import checkpoint, lora
 from octo_integration.state.train_state import TrainState
-from octo_integration.train import finite
+from octo_integration.train import defaults, finite
 from octo_integration.train.assemble import Job, assemble
 from octo_integration.train.fit import Between, fit
 from octo_integration.train.report import make_report
@@ -58,9 +58,12 @@ def finetune(config: FinetuneConfig) -> Outcome:
     distributed.start(config.mesh)
     out = Path(config.out)
     with lifeline.together(out), claim.held(out):
+        config = defaults.of_run(config, out)
         for note in check_same_run(out, config):
             _say(note)
         job = assemble(config)
+        config = dataclasses.replace(config, eval_splits=tuple(job.splits))
+        _say(f"measures the action error on: {', '.join(job.splits) or 'nothing; give --eval-splits'}")
         _say(job.hold.table)
         manager, start, state, theta0 = _begin(job, out, config.keep)
         if jax.process_index() == 0:

@@ -4,9 +4,12 @@ import importlib
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
+import maps_optax
 from octo_integration.cli import commands
 
 
@@ -23,9 +26,43 @@ def test_no_command_is_bad_input(capsys):
 
 
 def test_an_unknown_command_names_those_there_are(capsys):
-    assert commands.main(["tune"]) == commands.BAD_INPUT
+    assert commands.main(["zzz"]) == commands.BAD_INPUT
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "'tune'" in error and "finetune" in error
+    assert error.count("\n") == 1 and "'zzz'" in error and all(name in error for name in commands.COMMANDS)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("tune", "finetune"), ("evalute", "evaluate"), ("colect", "collect")])
+def test_a_misspelt_command_is_guessed(typed, meant, capsys):
+    assert commands.main([typed]) == commands.BAD_INPUT
+    assert capsys.readouterr().err == f"maps-vla: there is no command {typed!r}; did you mean {meant}?\n"
+
+
+def test_the_version_names_what_a_report_needs(capsys):
+    assert commands.main(["--version"]) == 0
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert capsys.readouterr().out == f"maps_optax {maps_optax.__version__}, JAX {jax.__version__}, Python {python}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["collect", "--out", "x", "--layouts", "none"], "layouts is 'none'; give all or restricted."),
+        (["collect", "--out", "x", "--noise", "inf"], "noise is inf; give a finite number of at least 0."),
+        (["pretrain", "--frames", "x", "--out", "x", "--steps", "150"], "warmup is 150 of 150 steps; give fewer."),
+        (["export", "--out", "x"], "give either --run or --weights."),
+        (["import", "--out", "x", "--prismatic", "y", "--t5", "z"], "--prismatic has every module; leave out --t5."),
+    ],
+)
+def test_an_error_names_its_command_once(arguments, said, capsys):
+    assert commands.main(arguments) == commands.BAD_INPUT
+    assert capsys.readouterr().err == f"maps-vla {arguments[0]}: {said}\n"
+
+
+def test_every_file_of_the_folder_is_a_command_or_serves_several():
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files - {"commands", "devices", "environment", "following"} == {
+        command.run.partition(":")[0].rpartition(".")[2] for command in commands.COMMANDS.values()
+    }
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
@@ -64,10 +101,14 @@ def test_plot_without_a_run_is_one_line(capsys):
 
 
 def test_a_config_that_refuses_itself_says_why(capsys):
-    with pytest.raises(SystemExit) as stop:
-        commands.main(["finetune", "--out", "x", "--log-every", "0"])
-    assert stop.value.code == commands.BAD_INPUT
-    assert "config: log_every is 0; give a number of at least 1." in " ".join(capsys.readouterr().err.split())
+    """In one form, that of all errors, whichever part of the config it is."""
+    for option, said in (
+        ("--log-every", "log_every is 0; give a number of at least 1."),
+        ("--data.chunk", "data.chunk is 0; give a number of at least 1."),
+        ("--optimizer.steps", "optimizer.steps is 0; give a number of at least 1."),
+    ):
+        assert commands.main(["finetune", "--out", "x", option, "0"]) == commands.BAD_INPUT
+        assert capsys.readouterr().err == f"maps-vla finetune: {said}\n"
 
 
 def test_inspect_prints_the_strengths(capsys):
@@ -102,9 +143,16 @@ def test_inspect_counts_the_parameters_of_another_head(capsys):
     assert len(set(free)) == 3
 
 
-def test_an_unknown_schedule_is_one_line(capsys):
-    assert commands.main(["inspect", "--schedule", "zigzag"]) == commands.BAD_INPUT
-    assert "unknown schedule 'zigzag'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [("schedule", ("linear", "cosine", "constant", "exponential", "step")), ("variant", ("paper", "released"))],
+)
+def test_inspect_names_its_choices(option, choices, capsys):
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["inspect", f"--{option}", "zigzag"])
+    assert stop.value.code == commands.BAD_INPUT
+    error = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert "'zigzag'" in error and all(f"'{choice}'" in error for choice in choices)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["collect", "--help"], ["inspect"]])
@@ -131,8 +179,8 @@ def test_without_the_extra_every_command_says_what_to_install():
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Blocked())\n"
         "from octo_integration.cli import commands\n"
-        "codes = [cli.main([name, '--help']) for name in cli.COMMANDS]\n"
-        "print(cli.main(['--help']), set(codes))"
+        "codes = [commands.main([name, '--help']) for name in commands.COMMANDS]\n"
+        "print(commands.main(['--help']), set(codes))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.endswith("0 {2}\n"), done.stderr[-2000:]

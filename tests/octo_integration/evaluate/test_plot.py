@@ -7,6 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from octo_integration.config import FinetuneConfig, to_dict
+from octo_integration.data import DataConfig
 from octo_integration.evaluate import plot
 
 STACK = [("dinov2", 3), ("siglip", 3), ("bridge", 1), ("language", 4)]
@@ -62,6 +64,34 @@ def test_runs_of_different_models_are_not_mixed(tmp_path):
     with pytest.raises(ValueError, match="has another stack of layers than"):
         plot.plot_drift(runs, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "step", "said"),
+    [
+        (DataConfig(), 9, "b has step 9, .*a has 5; plot runs that are alike in it, or give --mixed"),
+        (DataConfig(path="other"), 5, "b has data.path other, .*a has demo; plot runs that are alike in it"),
+        (DataConfig(split="train[:9]"), 5, r"b has data.split train\[:9\], .*a has train; plot"),
+    ],
+)
+def test_runs_that_differ_in_data_or_step_are_not_mixed_unless_told(tmp_path, data, step, said):
+    runs = [write(tmp_path / name, name, 1.0) for name in "ab"]
+    for run, learnt in zip(runs, (DataConfig(), data)):
+        (run / "config.json").write_text(json.dumps(to_dict(FinetuneConfig(str(run), data=learnt))))
+    (runs[1] / "drift.json").write_text((runs[1] / "drift.json").read_text().replace('"step": 5', f'"step": {step}'))
+    with pytest.raises(ValueError, match=said):
+        plot.plot_drift(runs, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+    plot.plot_drift(runs, tmp_path / "x.png", mixed=True)
+    assert (tmp_path / "x.png").exists()
+
+
+def test_what_else_runs_differ_in_is_what_is_compared(tmp_path):
+    runs = [write(tmp_path / name, name, 1.0) for name in "ab"]
+    for run, seed in zip(runs, (0, 1)):
+        config = FinetuneConfig(str(run), seed=seed, data=DataConfig(augment=bool(seed)))
+        (run / "config.json").write_text(json.dumps(to_dict(config)))
+    plot.plot_drift(runs, tmp_path / "x.png")
 
 
 def test_an_unknown_ending_leaves_nothing(tmp_path):

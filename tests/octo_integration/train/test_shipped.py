@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import octo_integration
-from octo_integration.cli.demo import DemoConfig, run_config
+from octo_integration.cli.demo import Options, run_config
 from octo_integration.train.loop import finetune
 
 ASSETS = Path(octo_integration.__file__).parent / "assets"
@@ -33,7 +33,7 @@ def test_the_weights_beat_random_ones() -> None:
 
 
 def test_two_steps_of_the_demo(tmp_path: Path) -> None:
-    config = run_config(DemoConfig(out=str(tmp_path), steps=2), "maps")
+    config = run_config(Options(out=str(tmp_path), steps=2), "maps")
     outcome = finetune(config)
     assert outcome.step == 2
     assert set(outcome.errors) == {"heldout", *(f"heldout_{s}" for s in ("texture", "light", "camera", "color"))}

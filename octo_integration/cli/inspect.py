@@ -1,0 +1,41 @@
+"""`maps-vla inspect`."""
+
+import dataclasses
+from typing import Literal
+
+import maps_optax as mx
+from octo_integration.common import limits
+from octo_integration.common.limits import check_limits
+from octo_integration.config import Schedule
+from octo_integration.model.config import HeadKind
+from octo_integration.state.setup import model_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Shows which tensor is held how strongly, before any training: module, layer, leaves, parameters, strength.
+
+    maps-vla inspect --model tiny --lambda-max 3.2 --schedule linear
+    """
+
+    model: str = "tiny"
+    """Name of the model's configuration: tiny, tiny_clip, small, mini, openvla or octo_small."""
+    head: HeadKind | None = None
+    """Action head: l1, diffusion or tokens; None: the model's own."""
+    lambda_max: float = 3.2
+    """Strength at the first layer of the stack."""
+    schedule: Schedule = "linear"
+    """How the strength falls along the stack."""
+    variant: Literal["paper", "released"] = "paper"
+    """paper: the formula, last layer 0; released: the authors' script."""
+
+    def __post_init__(self) -> None:
+        """Refuses a strength that is none."""
+        check_limits(self, {"lambda_max": limits.AT_LEAST_0})
+
+
+def run(config: Options) -> int:
+    """Prints the table of strengths."""
+    shapes = model_shapes(config.model, config.head)
+    print(mx.describe(mx.presets.vla(config.variant), shapes, config.lambda_max, config.schedule))
+    return 0

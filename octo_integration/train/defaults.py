@@ -1,0 +1,35 @@
+"""Defaults that depend on something else: on the run that is resumed, the steps, the data set."""
+
+import dataclasses
+from pathlib import Path
+
+from octo_integration.config import FinetuneConfig, read_config
+
+
+def of_run(config: FinetuneConfig, out: Path) -> FinetuneConfig:
+    """What `config` leaves open is as in the run that `out` holds; without one, warmup is a share of the steps.
+
+    Raises:
+      ValueError: config.json is not ours.
+    """
+    before = read_config(out) if (out / "config.json").exists() else config
+    optimizer, splits = config.optimizer, config.eval_splits
+    warmup = before.optimizer.warmup_steps if optimizer.warmup is None else optimizer.warmup
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(optimizer, warmup=warmup),
+        eval_splits=before.eval_splits if splits is None else splits,
+    )
+
+
+def of_data(config: FinetuneConfig) -> FinetuneConfig:
+    """`eval_splits`, where they are still open, are those that the data set has beside the one trained on.
+
+    Raises:
+      FileNotFoundError, ValueError: the data set cannot be used.
+    """
+    if config.eval_splits is not None:
+        return config
+    from octo_integration.data.sources import other_splits  # tensorflow, as in `checks`
+
+    return dataclasses.replace(config, eval_splits=other_splits(config.data))
