@@ -98,7 +98,7 @@ def lora_spd(
       ...     updates, state = tx.update(grads, state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> {k: round(float(v), 4) for k, v in mx.metrics(state).items() if "/" in k}
-      {'drift/lora_b': 0.4899, 'triggered/lora_b': 1.0, 'pull/lora_b': 0.4444}
+      {'drift/lora_b': 0.4899, 'triggered/lora_b': 1.0, 'pull/lora_b': 0.4444, 'pulled/lora_b': 1.0, 'mismatch/lora_b': 0.0}
     """
     strength, pairs = _inject.unwrap(strength), _inject.unwrap(pairs)
     if treatment not in _TREATMENTS:
