@@ -90,6 +90,17 @@ def test_help_of_finetune_begins_with_the_options_most_used(capsys):
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize(
+    ("words", "splits"),
+    [([], None), (["--eval-splits"], ()), (["--eval-splits", "a", "b"], ("a", "b")), (["--eval-splits", "None"], None)],
+)
+def test_splits_of_evaluation_may_be_left_open_empty_or_named(words, splits, monkeypatch):
+    found = []
+    monkeypatch.setattr(importlib.import_module("octo_integration.cli.finetune"), "run", found.append)
+    commands.main(["finetune", "--out", "x", *words])
+    assert [config.eval_splits for config in found] == [splits]
+
+
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_an_unknown_option_is_bad_input(name, capsys):
     with pytest.raises(SystemExit) as stop:
