@@ -97,8 +97,8 @@ def lora_spd(
       ...     grads = {"kernel": jnp.zeros((3, 2)), "lora_a": jnp.zeros((3, 1)), "lora_b": jnp.full((1, 2), slope)}
       ...     updates, state = tx.update(grads, state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> {k: round(float(v), 4) for k, v in mx.metrics(state).items() if "/" in k}
-      {'drift/lora_b': 0.4899, 'triggered/lora_b': 1.0, 'pull/lora_b': 0.4444, 'pulled/lora_b': 1.0, 'mismatch/lora_b': 0.0}
+      >>> {k: round(float(v), 4) for k, v in mx.metrics(state).items() if k in ("drift", "triggered", "pull")}
+      {'drift': 0.4899, 'triggered': 1.0, 'pull': 0.4444}
     """
     strength, pairs = _inject.unwrap(strength), _inject.unwrap(pairs)
     if treatment not in _TREATMENTS:

@@ -138,6 +138,10 @@ class FinetuneConfig:
 
     maps-vla finetune --out runs/tiny-maps
 
+    Most used: --out, --model, --weights, --data.path, --data.standardize, --data.split, --data.batch-size,
+    --eval-splits, --optimizer.lr, --optimizer.steps, --maps.method, --maps.lambda-max, --maps.schedule, --lora.rank,
+    --mesh.fsdp, --compute-dtype.
+
     The same command again resumes the run at its latest checkpoint, bit for bit. SIGTERM and Ctrl-C finish the step,
     save, and exit with code 143 or 130.
     """
@@ -155,23 +159,6 @@ class FinetuneConfig:
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
-    remat: Remat | None = None
-    """What the backward pass computes again instead of keeping: none, dots (all but matrix products) or full (all of
-    each block); None: the model's own choice."""
-    cudnn: bool = False
-    """Attention by cuDNN's flash kernels: needs an NVIDIA GPU and --compute-dtype bfloat16."""
-    seed: int = 0
-    """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
-    nan_policy: NanPolicy = "stop"
-    """A loss or gradient that is NaN or infinite. stop: the run ends and says at which step; the last checkpoint is
-    intact. skip: its batch changes nothing, the metric skipped counts it, and the run goes on; with MAPS the update
-    then needs memory for one more copy of the trained parameters."""
-    max_skips: int = 10
-    """Batches skipped in a row that end the run (skip only); a run that is resumed counts from 0."""
-    profile_input: bool = False
-    """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
     eval_splits: tuple[str, ...] | None = None
     """Splits whose action error is measured. None: all that the data set has beside the one trained on, or those of the
     run that is resumed. Empty: none."""
@@ -183,6 +170,23 @@ class FinetuneConfig:
     """Steps between checkpoints (also at the end)."""
     keep: int = 2
     """Checkpoints kept; older ones are deleted."""
+    seed: int = 0
+    """Of the fresh modules' initial values, the data order, the augmentation and what the action head draws."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward and backward pass; parameters, moments and anchors stay float32."""
+    remat: Remat | None = None
+    """What the backward pass computes again instead of keeping: none, dots (all but matrix products) or full (all of
+    each block); None: the model's own choice."""
+    cudnn: bool = False
+    """Attention by cuDNN's flash kernels: needs an NVIDIA GPU and --compute-dtype bfloat16."""
+    nan_policy: NanPolicy = "stop"
+    """A loss or gradient that is NaN or infinite. stop: the run ends and says at which step; the last checkpoint is
+    intact. skip: its batch changes nothing, the metric skipped counts it, and the run goes on; with MAPS the update
+    then needs memory for one more copy of the trained parameters."""
+    max_skips: int = 10
+    """Batches skipped in a row that end the run (skip only); a run that is resumed counts from 0."""
+    profile_input: bool = False
+    """Only times the stages of the input pipeline and the train step, prints which limits, and ends."""
 
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""

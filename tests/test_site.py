@@ -20,6 +20,7 @@ SILENT = (
     "out of memory at `tx.init`",
     "It runs on the CPU although there is a GPU",
     "which standardize= … reads",
+    "Error reading persistent compilation cache entry",  # JAX says it
     "Meta-World cannot render",
     "Exit codes",
     "The loss is NaN",

@@ -64,7 +64,12 @@ def write_lines(
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_leave_signals_to_the_parent
     )
-    with interrupts() as request, pool, tqdm(total=len(jobs), desc=label, unit="run") as bar, path.open("a") as file:
+    with (
+        interrupts("the runs under way") as request,
+        pool,
+        tqdm(total=len(jobs), desc=label, unit="run") as bar,
+        path.open("a") as file,
+    ):
         while running or (waiting and request.signal is None):
             while waiting and len(running) < workers and request.signal is None:
                 running.add(pool.submit(function, waiting.pop()))

@@ -14,7 +14,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
-TOLD = b"\nfinishing this step, then saving; again to stop at once\n"
 
 
 class Interrupted(Exception):
@@ -54,11 +53,14 @@ class Request:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Request]:
+def interrupts(finishing: str = "this step, then saving") -> Iterator[Request]:
     """Within this context the first SIGTERM or SIGINT is only remembered, and answered; a second one acts as usual.
 
     Schedulers send SIGTERM before they take a machine away; Ctrl-C is SIGINT. Outside the main thread, where Python
     cannot set handlers, signals keep their usual effect.
+
+    Args:
+      finishing: what is done before the end, for the answer.
     """
     request = Request()
     before: dict[int, Any] = {}
@@ -70,7 +72,9 @@ def interrupts() -> Iterator[Request]:
     def remember(number: int, frame: FrameType | None) -> None:
         request.signal = number
         restore()
-        os.write(2, TOLD)  # not by print, in which the signal may have come
+        os.write(
+            2, f"\nfinishing {finishing}; again to stop at once\n".encode()
+        )  # not by print, in which the signal may have come
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

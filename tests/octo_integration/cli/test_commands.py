@@ -1,6 +1,7 @@
 """The console command: help, exit codes, one-line errors, and what it imports."""
 
 import importlib
+import re
 import resource
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def test_help_of_a_command_explains_every_option(name, capsys):
     module, _, attribute = commands.COMMANDS[name].options.partition(":")
     options = getattr(importlib.import_module(module), attribute)
     assert f"maps-vla {name} " in options.__doc__  # the command that launches it
+
+
+def test_help_of_finetune_begins_with_the_options_most_used(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["finetune", "--help"])
+    before, _, after = capsys.readouterr().out.partition(" options ")
+    explained = re.findall(r"^\W*(--[\w.-]+)", after, re.M)
+    named = re.findall(r"--[\w.-]+\w", before.partition("Most used:")[2])
+    assert named[:4] == ["--out", "--model", "--weights", "--data.path"] and len(named) == 16
+    assert set(named) <= set(explained)
+    order = [explained.index(option) for option in ("--out", "--eval-splits", "--keep", "--remat", "--cudnn")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("words", "splits"),
+    [([], None), (["--eval-splits"], ()), (["--eval-splits", "a", "b"], ("a", "b")), (["--eval-splits", "None"], None)],
+)
+def test_splits_of_evaluation_may_be_left_open_empty_or_named(words, splits, monkeypatch):
+    found = []
+    monkeypatch.setattr(importlib.import_module("octo_integration.cli.finetune"), "run", found.append)
+    commands.main(["finetune", "--out", "x", *words])
+    assert [config.eval_splits for config in found] == [splits]
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)

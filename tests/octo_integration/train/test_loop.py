@@ -101,6 +101,7 @@ def test_sigterm_saves_and_the_same_command_resumes_bit_for_bit(straight, tmp_pa
     stopped = checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=2).latest_step()
     assert 3 <= stopped < STEPS
     assert f"at step {stopped}, saved" in output and "Traceback" not in errors
+    assert errors.count("finishing this step, then saving; again to stop at once\n") == 1
 
     assert loop.finetune(config(tmp_path)).step == STEPS
     assert_same(saved_params(tmp_path), saved_params(straight))
