@@ -1,4 +1,4 @@
-"""A simulator and a standardisation of somebody else's, which no file of ours names: recorded, learnt from, met."""
+"""A simulator and a standardisation of somebody else, which no file of ours names: recorded, learnt from, acted in."""
 
 import json
 import sys
