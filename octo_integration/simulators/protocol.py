@@ -112,7 +112,7 @@ class Simulator:
       movement: how many entries of an action, from the first, are disturbed while collecting: not the gripper, it would
         drop what it holds.
       seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
-        `reset` takes.
+        `reset` takes; other splits have other initial states.
       requires: module that must be importable -> the command that installs it.
     """
 
