@@ -54,9 +54,9 @@ COMMANDS: dict[str, Command] = {
         "finetune", "fine-tune a model on RLDS demonstrations, or resume", f"{HERE}.config:FinetuneConfig"
     ),
     "plot": _command("plot", "draw the drift of runs along the stack"),
-    "evaluate": _command("evaluate", "roll a fine-tuned policy out in Meta-World: success per task"),
+    "evaluate": _command("evaluate", "roll a fine-tuned policy out in a simulator: success per task"),
     "collect": _command(
-        "collect", "record demonstrations of Meta-World's scripted experts as RLDS", f"{HERE}.collect:CollectConfig"
+        "collect", "record demonstrations of a simulator's scripted experts as RLDS", f"{HERE}.collect:CollectConfig"
     ),
     "collect-frames": _command("collect_frames", "render randomised Meta-World frames for pretraining"),
     "pretrain": _command(
