@@ -37,7 +37,7 @@ def reports(after: optax.GradientTransformation | None, steps: int = 4) -> tuple
 
 def test_a_line_has_the_means_the_learning_rate_and_what_maps_did() -> None:
     lines, warned = reports(None)
-    assert {"loss", "grad_norm", "learning_rate", "drift/vision/0", "pull/language", "pulled", "mismatch"} <= set(
+    assert {"loss", "grad_norm", "learning_rate", "drift/vision/0", "pull/vision/0", "pulled", "mismatch"} <= set(
         lines[0]
     )
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.1, 0.2, 0.3, 0.4])
