@@ -46,7 +46,7 @@ def texts(cls: type, prefix: str = "") -> list[str]:
 
 
 # Names out of a list, which the config checks itself.
-NAMES = {("collect", field) for field in ("tasks", "shifts", "zero_shot", "layouts")}
+NAMES = {("collect", field) for field in ("simulator", "tasks", "shifts", "zero_shot", "layouts")}
 FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(options(name))} - NAMES)
 
 
