@@ -220,7 +220,7 @@ def test_merging_unrolls_stacks_and_heads():
 
 def test_a_run_without_adapters_has_nothing_to_merge(run, trained, monkeypatch, capsys):
     plain = dataclasses.replace(trained.config, lora=LoraConfig())
-    monkeypatch.setattr(lora, "read_config", lambda _: plain)
+    monkeypatch.setattr(merge_command, "read_config", lambda _: plain)
     monkeypatch.setattr(merge_command, "load_run", lambda *_: pytest.fail("the run was loaded"))
     assert commands.main(["merge", "--run", str(run), "--out", str(run / "x.safetensors")]) == commands.BAD_INPUT
     assert "was trained without adapters" in capsys.readouterr().err

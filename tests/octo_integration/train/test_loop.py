@@ -1,6 +1,7 @@
 """Fine-tuning from end to end on the shipped data with a micro model: resume, signals, logs, drift, errors."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from octo_integration import data
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.evaluate.plot import plot_drift
+from octo_integration.logs import run_log
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.policy.trained import load_run
@@ -169,6 +171,23 @@ def test_few_steps_are_dispatched_ahead_of_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(assemble, "make_train_step", slow)
     loop.finetune(config(tmp_path, eval_splits=(), log_every=10, save_every=10))
     assert len(ended) == STEPS and max(ahead) <= 1, ahead
+
+
+def test_while_it_trains_theta0_is_on_no_device_but_as_the_anchor_that_a_method_has(tmp_path, monkeypatch):
+    """Under Adam a tensor is there three times: as parameter and as two moments; theta0 waits in the host's memory."""
+    live, shape = [], (32, 128)  # of bridge/fc1/kernel
+
+    def count(log):
+        gc.collect()
+        kinds = [x.sharding.memory_kind for x in jax.live_arrays() if x.shape == shape]
+        live.append(sorted(kinds))
+
+    gc.collect()
+    before = sorted(x.sharding.memory_kind for x in jax.live_arrays() if x.shape == shape)
+    monkeypatch.setattr(run_log.RunLog, "advance", count)
+    loop.finetune(config(tmp_path, maps=MapsConfig(method="adam"), eval_splits=(), save_every=STEPS))
+    device = jax.local_devices()[0].default_memory().kind
+    assert live[-1] == sorted([*before, device, device, device, "pinned_host"])
 
 
 def test_a_finished_run_is_only_measured_again(straight, capsys):
