@@ -203,7 +203,7 @@ def test_a_field_of_a_config_with_a_wrong_type_is_named(tmp_path: Path) -> None:
         ({"maps": {"method": "sgd"}}, "config.json.maps.method is 'sgd'"),
         ({"optimizer": {"betas": [0.9]}}, "config.json.optimizer.betas is '[0.9]'"),
         ({"keep": True}, "config.json.keep is 'True'"),
-        ({"log_every": 0}, "config.json: config: log_every is 0"),
+        ({"log_every": 0}, "config.json: log_every is 0"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**values, **change}))
         with pytest.raises(ValueError) as error:

@@ -89,7 +89,7 @@ def imported_weights_of_another_model(folder: Path) -> str:
         ),
         ({"weights": "tiny"}, "do not fit the model"),
         ({"data": DataConfig(image_size=60)}, "image_size 60 is no multiple of the patch size 16"),
-        ({"data": DataConfig(path="/nowhere")}, "there is no directory /nowhere"),
+        ({"data": DataConfig(path="/nowhere/data")}, "there is no directory /nowhere/data"),
         ({"data": DataConfig(standardize="none")}, "data.standardize is 'none'"),
         ({"data": DataConfig(split="none")}, "split 'none' cannot be had"),
         ({"data": DataConfig(mixture="/nowhere.json")}, "there is no file /nowhere.json"),

@@ -280,7 +280,7 @@ def test_too_many_skipped_batches_in_a_row_stop_the_run(tmp_path, poison):
     ("changes", "message"),
     [
         ({"model": "huge"}, "there is no model 'huge'"),
-        ({"data": DataConfig(path="/nowhere")}, "/nowhere"),
+        ({"data": DataConfig(path="/nowhere/data")}, "/nowhere/data"),
         ({"mesh": MeshConfig(data=3)}, "mesh: data=3"),
         ({"weights": "/nowhere/x.safetensors"}, "/nowhere/x.safetensors"),
         ({"eval_splits": ("test",)}, "test"),
