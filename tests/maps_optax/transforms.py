@@ -95,7 +95,7 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
     ),
 }
 if hasattr(optax, "tree_utils"):  # inject_hyperparams of optax 0.1.5 hands no gradient on
-    TRANSFORMS["spd injected"] = lambda: held(optax.inject_hyperparams(mx.spd)(strengths))
+    TRANSFORMS["spd injected"] = lambda: held(optax.inject_hyperparams(mx.spd, hyperparam_dtype=jnp.float32)(strengths))
 ADAPTERS = {
     treatment: lambda treatment=treatment: held(mx.lora_spd(1.5, treatment=treatment))
     for treatment in ("product", "init", "zero")
