@@ -89,9 +89,14 @@ def test_what_stands_in_the_chain_and_where_theta0_is(of, name, members, anchore
     assert (sum(leaf.size for leaf in jax.tree.leaves(theta0)) > 50000) == anchored
 
 
-def test_adapters_have_their_anchors_on_the_device_whatever_the_pretrained_copy_has(of) -> None:
-    pinned = dataclasses.replace(case("maps-lora"), maps=MapsConfig(anchor_memory="pinned_host"))
-    assert of(pinned).anchor_memory == "device"
+@pytest.mark.parametrize(
+    ("name", "memory"), [("maps-full", "pinned_host"), ("maps-lora", "device"), ("l2_sp-full", "device")]
+)
+def test_only_maps_on_all_parameters_heeds_where_the_pretrained_copy_shall_be(of, name: str, memory: str) -> None:
+    """Also when a checkpoint is read: the step takes its state from where it was compiled for."""
+    config = case(name)
+    pinned = dataclasses.replace(config, maps=dataclasses.replace(config.maps, anchor_memory="pinned_host"))
+    assert of(pinned).anchor_memory == memory
 
 
 def test_a_method_is_one_entry(monkeypatch) -> None:
