@@ -15,7 +15,8 @@ from typing import Any, Literal
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
 from octo_integration.data import DataConfig
-from octo_integration.model.config import HeadKind, LoraConfig, Remat
+from octo_integration.model.config import LoraConfig, Remat
+from octo_integration.model.heads import HeadKind
 
 Method = Literal["maps", "adam", "l2_sp"]
 Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
@@ -149,11 +150,12 @@ class FinetuneConfig:
     out: str
     """Run directory: config.json, statistics.json, checkpoints/, metrics.jsonl, drift.json, TensorBoard events."""
     model: str = "tiny"
-    """Name of the model's configuration (octo_integration/model/config.py)."""
+    """Name of the model's configuration (octo_integration/model/sizes.py)."""
     weights: str | None = "tiny"
     """Pretrained weights: tiny (shipped), the path of a .safetensors file, or None for a random start."""
     head: HeadKind | None = None
-    """Action head: l1 (regression), diffusion or tokens (classes per dimension); None: the model's own."""
+    """Action head (octo_integration/model/heads), such as l1 (regression), diffusion or tokens (classes per dimension);
+    None: the model's own."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)

@@ -21,10 +21,10 @@ from benchmarks import hlo
 from benchmarks.optimizer_step.cases import step_of
 from benchmarks.train_step.case import step_flops
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, Method
+from octo_integration.model.named import model_shapes
 from octo_integration.state import sharding
 from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import Optimizer, make_optimizer
-from octo_integration.state.setup import model_shapes
 from octo_integration.state.train_state import abstract_state
 
 HERE = Path(__file__).parent

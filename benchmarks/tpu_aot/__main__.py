@@ -27,12 +27,12 @@ import maps_optax as mx
 from benchmarks.batch import abstract_batch
 from benchmarks.hlo import collectives
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig
+from octo_integration.model.named import model_shapes
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
 from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
-from octo_integration.state.setup import model_shapes
 from octo_integration.state.train_state import TrainState, abstract_state
 from octo_integration.train.step import make_loss, make_train_step
 

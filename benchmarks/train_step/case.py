@@ -11,10 +11,10 @@ from benchmarks.batch import abstract_batch
 from benchmarks.flops import flops
 from octo_integration.config import MeshConfig
 from octo_integration.model.config import Remat
+from octo_integration.model.named import model_shapes
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
-from octo_integration.state.setup import model_shapes
 from octo_integration.train.step import Loss, make_loss
 
 

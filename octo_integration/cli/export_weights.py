@@ -6,9 +6,9 @@ from typing import Any
 
 from octo_integration.common import lock
 from octo_integration.config import read_config
+from octo_integration.model.named import model_shapes
 from octo_integration.policy.trained import load_run
 from octo_integration.state.lora import merge_lora
-from octo_integration.state.setup import model_shapes
 from octo_integration.weights.imported import PROVENANCE, check_new, export_weights, read_provenance, restore
 from octo_integration.weights.store import save_params
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from octo_integration.cli.following import say_next
 from octo_integration.common import lock
-from octo_integration.state.setup import model_config, model_shapes
+from octo_integration.model.named import model_config, model_shapes
 from octo_integration.weights.imported import import_weights
 
 SOURCES = ("dinov2", "siglip", "clip", "t5", "language")

@@ -7,8 +7,8 @@ import maps_optax as mx
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
 from octo_integration.config import Schedule
-from octo_integration.model.config import HeadKind
-from octo_integration.state.setup import model_shapes
+from octo_integration.model.heads import HeadKind
+from octo_integration.model.named import model_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
     model: str = "tiny"
     """Name of the model's configuration: tiny, tiny_clip, small, mini, openvla or octo_small."""
     head: HeadKind | None = None
-    """Action head: l1, diffusion or tokens; None: the model's own."""
+    """Action head; None: the model's own."""
     lambda_max: float = 3.2
     """Strength at the first layer of the stack."""
     schedule: Schedule = "linear"

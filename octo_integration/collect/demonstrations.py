@@ -194,7 +194,7 @@ def _jobs(config: CollectConfig) -> Iterator[_Job]:
 
 def rlds_features(simulator: Simulator, image_size: int) -> Any:
     """The TFDS features of an episode."""
-    from octo_integration.data._tf import tf, tfds
+    from octo_integration.data.tf import tf, tfds
 
     scalar = tfds.features.Scalar
 

@@ -108,7 +108,7 @@ def render_frames(
 
 def frame_features(image_size: int) -> Any:
     """The TFDS features of a frame."""
-    from octo_integration.data._tf import tfds
+    from octo_integration.data.tf import tfds
 
     def tensor(*shape: int) -> Any:
         return tfds.features.Tensor(shape=shape, dtype=np.float32)

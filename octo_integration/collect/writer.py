@@ -13,7 +13,7 @@ from typing import Any
 
 from octo_integration.common import lock
 from octo_integration.common.paths import refuse_schemes
-from octo_integration.data._tf import tf, tfds
+from octo_integration.data.tf import tf, tfds
 
 Examples = Mapping[str, Sequence[Any]]
 

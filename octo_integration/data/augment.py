@@ -6,7 +6,7 @@ Ranges: Octo's fine-tuning configuration (scripts/configs/finetune_config.py).
 import math
 from typing import Any
 
-from octo_integration.data._tf import tf
+from octo_integration.data.tf import tf
 
 AREA = (0.8, 1.0)
 ASPECT = (0.9, 1.1)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.data._tf import settled, tf
 from octo_integration.data.augment import augment, draw
 from octo_integration.data.config import DataConfig
 from octo_integration.data.episodes import decode_image, episodes, readable, scan
@@ -26,6 +25,7 @@ from octo_integration.data.missing import BLANK
 from octo_integration.data.mixture import Member, member_of, members
 from octo_integration.data.rlds import Source, deal, open_source
 from octo_integration.data.statistics import MixtureStatistics, Statistics
+from octo_integration.data.tf import settled, tf
 from octo_integration.data.windows import windows
 
 Batch = dict[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.data._tf import settled, tf, tfds
 from octo_integration.data.rlds import Source, first_line
 from octo_integration.data.standardize import Episode, Fields, episode
+from octo_integration.data.tf import settled, tf, tfds
 
 READ_BUFFER = 4 << 20  # bytes
 INTERLEAVED_FILES = 16

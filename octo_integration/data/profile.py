@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from octo_integration.data._tf import settled, tf
 from octo_integration.data.augment import draw
 from octo_integration.data.batches import augmented, decoded, open_members, samples
 from octo_integration.data.config import DataConfig
 from octo_integration.data.episodes import raw_episodes
 from octo_integration.data.rlds import first_episodes
 from octo_integration.data.statistics import MixtureStatistics, Statistics
+from octo_integration.data.tf import settled, tf
 
 # Episodes that are read; enough for a steady state of small sets, and a bound for large ones.
 EPISODES = 64

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from octo_integration.data._tf import tf, tfds
 from octo_integration.data.standardize import Standardisation, find, known, source
+from octo_integration.data.tf import tf, tfds
 from octo_integration.data.trusted import check_features, check_inside
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from octo_integration.common import named
-from octo_integration.data._tf import tf
+from octo_integration.data.tf import tf
 
 FOLDER = "octo_integration.data.standardisations"
 

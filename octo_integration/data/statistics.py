@@ -129,7 +129,7 @@ class Statistics:
             return values
         if hasattr(values, "clip"):
             return values.clip(-1, 1)
-        from octo_integration.data._tf import tf  # whoever has its tensors has it
+        from octo_integration.data.tf import tf  # whoever has its tensors has it
 
         return tf.clip_by_value(values, -1.0, 1.0)
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from octo_integration.data._tf import tf
+from octo_integration.data.tf import tf
 
 OWN = "tensorflow_datasets."
 CLASS = ("pythonClassName", "python_class_name")

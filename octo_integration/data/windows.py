@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from octo_integration.data._tf import tf
 from octo_integration.data.standardize import Episode
+from octo_integration.data.tf import tf
 
 
 def windows(episode: Episode, window: int, chunk: int, later: Any) -> dict[str, Any]:

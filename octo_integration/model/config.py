@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from octo_integration.model.heads import HeadConfig
+
 # Top-level keys of the parameter tree that pretraining may have filled, in the order of the stack; a model has those
 # that its configuration names.
 TOWERS = ("dinov2", "siglip", "clip", "stem")
@@ -11,7 +13,6 @@ PRETRAINED = (*TOWERS, "t5", "bridge", "language")
 FRESH = ("readout", "action_head", "proprio_projector", "task_projector", "image_source")
 
 RGB = tuple[float, float, float]
-HeadKind = Literal["l1", "diffusion", "tokens"]
 AttentionKind = Literal["blockwise", "causal", "full"]
 Remat = Literal["none", "dots", "full"]
 
@@ -130,32 +131,6 @@ class LanguageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadConfig:
-    """What turns readout tokens into a chunk of actions.
-
-    Attributes:
-      kind: l1: regression (OpenVLA-OFT, arXiv 2502.19645); diffusion: denoising from noise (Octo, arXiv 2405.12213);
-        tokens: a class per dimension out of `bins` (RT-1, Octo, OpenVLA).
-      hidden: width of the hidden layers (l1, diffusion).
-      blocks: residual layers of the denoising network (diffusion).
-      steps: denoising steps (diffusion).
-      sampler: ddpm: stochastic, all steps; ddim: deterministic from the first noise on (diffusion).
-      bins: classes per action dimension (tokens).
-      temperature: 0: the likeliest class is taken; above: classes are drawn, the flatter the higher (tokens).
-      limit: normalised actions are kept within ±limit (diffusion), and the bins span it (tokens).
-    """
-
-    kind: HeadKind = "l1"
-    hidden: int = 256
-    blocks: int = 3
-    steps: int = 20
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
-    bins: int = 256
-    temperature: float = 0.0
-    limit: float = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685): y = W x + (alpha / rank) B A x on every dense kernel that `targets` names.
 
@@ -216,12 +191,12 @@ class VLAConfig:
     action_dim: int
     proprio_dim: int
     chunk: int
+    head: HeadConfig
     dinov2: TowerConfig | None = None
     siglip: TowerConfig | None = None
     clip: TowerConfig | None = None
     stem: StemConfig | None = None
     t5: T5Config | None = None
-    head: HeadConfig = HeadConfig()
     cameras: tuple[str, ...] = ("primary",)
     goal: bool = False
     tokenizer: str = "bytes"

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from octo_integration.model.config import HeadConfig, LanguageConfig, StemConfig, T5Config, TowerConfig, VLAConfig
+from octo_integration.model.config import LanguageConfig, StemConfig, T5Config, TowerConfig, VLAConfig
+from octo_integration.model.heads.diffusion import DiffusionConfig
+from octo_integration.model.heads.regression import L1Config
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -115,7 +117,7 @@ def _own(width: int, depth: int, heads: int, image_size: int) -> VLAConfig:
         action_dim=4,
         proprio_dim=4,
         chunk=8,
-        head=HeadConfig(hidden=width),
+        head=L1Config(hidden=width),
         tokenizer="tiny",
     )
 
@@ -139,7 +141,7 @@ CONFIGS: dict[str, VLAConfig] = {
         action_dim=7,
         proprio_dim=7,
         chunk=8,
-        head=HeadConfig(hidden=896),
+        head=L1Config(hidden=896),
         prompt=PROMPT,
         dtype="bfloat16",
         remat="full",
@@ -154,7 +156,7 @@ CONFIGS: dict[str, VLAConfig] = {
         action_dim=7,
         proprio_dim=8,
         chunk=8,
-        head=HeadConfig(hidden=4096),
+        head=L1Config(hidden=4096),
         prompt=PROMPT,
         dtype="bfloat16",
         remat="full",
@@ -179,7 +181,7 @@ CONFIGS: dict[str, VLAConfig] = {
         action_dim=7,
         proprio_dim=7,
         chunk=4,
-        head=HeadConfig(kind="diffusion", hidden=256),
+        head=DiffusionConfig(hidden=256),
         cameras=("primary", "wrist"),
         goal=True,
     ),

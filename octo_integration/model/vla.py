@@ -15,7 +15,6 @@ import numpy as np
 from octo_integration.model.bridge import Bridge
 from octo_integration.model.config import StemConfig, TowerConfig, VLAConfig
 from octo_integration.model.fresh import ImageSource, ProprioProjector, Readout
-from octo_integration.model.heads import HEADS
 from octo_integration.model.heads.common import Metrics
 from octo_integration.model.language import Decoder
 from octo_integration.model.partition import by_example
@@ -60,7 +59,7 @@ class VLA(nn.Module):
         self.bridge = Bridge(width, build)
         self.language = Decoder(config.language, build)
         self.readout = Readout(config.chunk, width, dtype)
-        self.action_head = HEADS[config.head.kind](config.head, config.action_dim, dtype)
+        self.action_head = config.head.make(config.action_dim, dtype)
         self.proprio_projector = ProprioProjector(width, dtype)
         if self._sources > 1:
             self.image_source = ImageSource(self._sources, width, dtype)

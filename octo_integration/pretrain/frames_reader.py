@@ -85,7 +85,7 @@ def read_frames(path: str | Path) -> Frames:
       FileNotFoundError: there is none.
       ValueError: it is damaged, empty, has other features, or positions that are not finite.
     """
-    from octo_integration.data._tf import settled, tf
+    from octo_integration.data.tf import settled, tf
 
     builder = _open(path)
     try:
@@ -107,7 +107,7 @@ def read_frames(path: str | Path) -> Frames:
 
 def _open(path: str | Path) -> Any:
     """TFDS's builder of frames with the features that they should have."""
-    from octo_integration.data._tf import tfds
+    from octo_integration.data.tf import tfds
     from octo_integration.data.trusted import check_features, check_inside
 
     if not os.path.isfile(os.path.join(path, "dataset_info.json")):

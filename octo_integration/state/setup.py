@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import MixtureStatistics, Statistics
-from octo_integration.model.config import FRESH, HeadKind, VLAConfig
-from octo_integration.model.sizes import CONFIGS
+from octo_integration.model.config import FRESH
+from octo_integration.model.named import model_config, random_params
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.state import lora
@@ -80,43 +79,9 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
     return Built(VLA(vla), mx.presets.vla(), statistics, form)
 
 
-def model_config(name: str, head: HeadKind | None = None) -> VLAConfig:
-    """The configuration of a name, with its own action head or another one.
-
-    Raises:
-      ValueError: no such model; names those that there are.
-    """
-    if name not in CONFIGS:
-        raise ValueError(f"there is no model {name!r}; there are: {', '.join(sorted(CONFIGS))}.")
-    config = CONFIGS[name]
-    return config if head is None else dataclasses.replace(config, head=dataclasses.replace(config.head, kind=head))
-
-
-def model_shapes(name: str, head: HeadKind | None = None) -> Tree:
-    """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(functools.partial(_init, VLA(model_config(name, head)), 1, 0))
-
-
 def init_params(config: FinetuneConfig, built: Built) -> Tree:
     """Random parameters of `config.seed`."""
-    return _init(built.model, config.data.window, config.seed)
-
-
-def _init(model: VLA, window: int, seed: int) -> Tree:
-    vla = model.config
-    image = (vla.image_size, vla.image_size, 3)
-    length = vla.instruction_length
-    observation = {
-        **{f"image_{camera}": jnp.zeros((1, window, *image), jnp.uint8) for camera in vla.cameras},
-        "proprio": jnp.zeros((1, window, vla.proprio_dim), jnp.float32),
-        "timestep_pad_mask": jnp.ones((1, window), bool),
-    }
-    task = {
-        "tokens": jnp.zeros((1, length), jnp.int32),
-        "mask": jnp.ones((1, length), bool),
-        "image_primary": jnp.zeros((1, *image), jnp.uint8),
-    }
-    return model.init(jax.random.key(seed), observation, task)["params"]
+    return random_params(built.model, config.data.window, config.seed)
 
 
 def find_tokenizer(config: FinetuneConfig) -> Path | None:

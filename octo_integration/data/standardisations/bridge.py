@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from octo_integration.data._tf import tf
 from octo_integration.data.standardize import Fields, Standardisation, binarise_gripper
+from octo_integration.data.tf import tf
 
 
 def bridge(steps: Fields) -> tuple[Any, Any, slice]:

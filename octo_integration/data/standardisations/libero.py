@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from octo_integration.data._tf import tf
 from octo_integration.data.standardize import ALL, Fields, Standardisation
+from octo_integration.data.tf import tf
 
 
 def libero(steps: Fields) -> tuple[Any, Any, slice]:

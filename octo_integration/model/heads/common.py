@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from octo_integration.model.config import HeadConfig
+from octo_integration.model.heads import HeadConfig
 
 # Small, so that the first actions are near the mean of the data, but every layer has a gradient.
 OUTPUT_INIT = nn.initializers.normal(0.01)

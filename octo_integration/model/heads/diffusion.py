@@ -5,13 +5,16 @@ cosine schedule (arXiv 2102.09672). The network sees x_t, t and the mean of the 
 back from pure noise, one step of the network each; see `backward`.
 """
 
+import dataclasses
 import functools
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from octo_integration.model.heads import HeadConfig
 from octo_integration.model.heads.common import OUTPUT_INIT, ActionHead, Metrics, masked_mean
 
 # Of the cosine schedule: its offset, and the largest share of noise that one step adds.
@@ -22,6 +25,29 @@ TIME_INIT = nn.initializers.normal(0.2)
 EXPANSION = 4
 # Noise drawn on the way back, in units of the standard deviation of x_{t-1} given x_t and x.
 ETA = {"ddpm": 1.0, "ddim": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig(HeadConfig):
+    """Knobs.
+
+    Attributes:
+      hidden: width of the denoising network's layers.
+      blocks: its residual layers.
+      steps: of denoising.
+      sampler: ddpm: stochastic, all steps; ddim: deterministic from the first noise on.
+      limit: normalised actions are kept within ±limit.
+    """
+
+    hidden: int = 256
+    blocks: int = 3
+    steps: int = 20
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    limit: float = 5.0
+
+    def make(self, action_dim: int, dtype: str) -> "DiffusionHead":
+        """The head with these knobs."""
+        return DiffusionHead(self, action_dim, dtype)
 
 
 def alphas(steps: int) -> np.ndarray:
@@ -97,6 +123,8 @@ class Denoiser(nn.Module):
 
 class DiffusionHead(ActionHead):
     """Draws chunks from the distribution of the demonstrated ones."""
+
+    config: DiffusionConfig
 
     def setup(self) -> None:
         """Makes the network."""

@@ -1,16 +1,35 @@
 """Actions by regression, an MLP on every readout, as OpenVLA-OFT (arXiv 2502.19645)."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from octo_integration.model.heads import HeadConfig
 from octo_integration.model.heads.common import OUTPUT_INIT, ActionHead, Metrics, masked_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class L1Config(HeadConfig):
+    """Knobs.
+
+    Attributes:
+      hidden: width of the hidden layers.
+    """
+
+    hidden: int = 256
+
+    def make(self, action_dim: int, dtype: str) -> "L1Head":
+        """The head with these knobs."""
+        return L1Head(self, action_dim, dtype)
 
 
 class L1Head(ActionHead):
     """Predicts the median: the loss is the mean absolute error."""
+
+    config: L1Config
 
     def loss(self, x: jax.Array, action: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """The mean absolute error; nothing to log beside it."""

@@ -1,10 +1,13 @@
 """Actions as classes: per dimension a softmax over uniform bins (RT-1, arXiv 2212.06817; Octo, OpenVLA)."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from octo_integration.model.heads import HeadConfig
 from octo_integration.model.heads.common import OUTPUT_INIT, ActionHead, Metrics, masked_mean
 
 
@@ -19,8 +22,29 @@ def decode(tokens: jax.Array, bins: int, limit: float) -> jax.Array:
     return ((tokens + 0.5) / bins * 2 - 1).astype(jnp.float32) * limit
 
 
+@dataclasses.dataclass(frozen=True)
+class TokensConfig(HeadConfig):
+    """Knobs.
+
+    Attributes:
+      bins: classes per action dimension.
+      temperature: 0: the likeliest class is taken; above: classes are drawn, the flatter the higher.
+      limit: the bins span normalised actions within ±limit.
+    """
+
+    bins: int = 256
+    temperature: float = 0.0
+    limit: float = 5.0
+
+    def make(self, action_dim: int, dtype: str) -> "TokensHead":
+        """The head with these knobs."""
+        return TokensHead(self, action_dim, dtype)
+
+
 class TokensHead(ActionHead):
     """One class per entry of the chunk, all at once from its readout."""
+
+    config: TokensConfig
 
     def loss(self, x: jax.Array, action: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """The cross-entropy; logs the share of entries whose likeliest bin is the right one."""

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from octo_integration.model.config import HeadConfig
+from octo_integration.model.heads.regression import L1Config
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import tokenize
 from octo_integration.model.vla import VLA
@@ -20,7 +20,7 @@ SMALL = dataclasses.replace(
     image_size=16,
     instruction_length=12,
     chunk=3,
-    head=HeadConfig(hidden=16),
+    head=L1Config(hidden=16),
 )
 
 

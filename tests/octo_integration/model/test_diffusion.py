@@ -8,8 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from octo_integration.model.config import HeadConfig
-from octo_integration.model.heads.diffusion import ETA, DiffusionHead, alphas, backward, denoised, forward
+from octo_integration.model.heads.diffusion import (
+    ETA,
+    DiffusionConfig,
+    DiffusionHead,
+    alphas,
+    backward,
+    denoised,
+    forward,
+)
 
 STEPS = 20
 
@@ -75,7 +82,7 @@ MODES = np.array([[0.8, -0.4], [-0.8, 0.4]], np.float32)
 @functools.cache
 def trained():
     """A head after 600 steps on two equally likely chunks; the readouts say nothing."""
-    head = DiffusionHead(HeadConfig("diffusion", hidden=32, blocks=1, limit=1.5), 2, "float32")
+    head = DiffusionHead(DiffusionConfig(hidden=32, blocks=1, limit=1.5), 2, "float32")
     x, key = jnp.zeros((256, 1, 4)), jax.random.key(0)
     tx = optax.adam(optax.cosine_decay_schedule(5e-3, 600))
 
@@ -108,7 +115,7 @@ def test_training_lowers_the_loss():
 
 @pytest.mark.parametrize("sampler", ETA)
 def test_samples_are_the_modes_in_equal_shares(sampler):
-    head = DiffusionHead(HeadConfig("diffusion", hidden=32, blocks=1, limit=1.5, sampler=sampler), 2, "float32")
+    head = DiffusionHead(DiffusionConfig(hidden=32, blocks=1, limit=1.5, sampler=sampler), 2, "float32")
     sample = jax.jit(functools.partial(head.apply, method="predict"))
     drawn = np.asarray(sample({"params": trained()[0]}, jnp.zeros((400, 1, 4)), jax.random.key(1)))[:, 0]
     distance = np.linalg.norm(drawn[:, None] - MODES, axis=-1)
@@ -119,7 +126,7 @@ def test_samples_are_the_modes_in_equal_shares(sampler):
 def test_the_sampler_stays_within_the_limit_and_follows_the_key():
     # A limit tighter than the modes it has learnt.
     head, x = (
-        DiffusionHead(HeadConfig("diffusion", hidden=32, blocks=1, limit=0.3), 2, "float32"),
+        DiffusionHead(DiffusionConfig(hidden=32, blocks=1, limit=0.3), 2, "float32"),
         jnp.zeros((50, 1, 4)),
     )
     sample = jax.jit(functools.partial(head.apply, {"params": trained()[0]}, method="predict"))

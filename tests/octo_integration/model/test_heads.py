@@ -7,12 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from octo_integration.model.config import HeadConfig
-from octo_integration.model.heads import HEADS
-from octo_integration.model.heads.tokens import decode, encode
+from octo_integration.model.heads import HEADS, config_of, other
+from octo_integration.model.heads.diffusion import DiffusionConfig
+from octo_integration.model.heads.regression import L1Config
+from octo_integration.model.heads.tokens import TokensConfig, decode, encode
 
 ROWS, CHUNK, ACTIONS, WIDTH = 3, 2, 4, 8
-CONFIG = {kind: HeadConfig(kind, hidden=8, blocks=1, steps=5, bins=16) for kind in HEADS}
+CONFIG = {
+    "l1": L1Config(hidden=8),
+    "diffusion": DiffusionConfig(hidden=8, blocks=1, steps=5),
+    "tokens": TokensConfig(bins=16),
+}
 
 
 def random(*shape, seed=0):
@@ -22,7 +27,7 @@ def random(*shape, seed=0):
 @functools.cache
 def made(config):
     """A head, its parameters (with noise: no output is zero) and both functions, jitted."""
-    head = HEADS[config.kind](config, ACTIONS, "float32")
+    head = config.make(ACTIONS, "float32")
     x, key = jnp.asarray(random(ROWS, CHUNK, WIDTH)), jax.random.key(0)
     params = jax.jit(functools.partial(head.init, method="predict"))(key, x, key)["params"]
     params = jax.tree.map(lambda p: p + 0.1 * random(*p.shape, seed=1), params)
@@ -33,6 +38,16 @@ def made(config):
 def example(dtype="float32"):
     x = jnp.asarray(random(ROWS, CHUNK, WIDTH), dtype)
     return x, random(ROWS, CHUNK, ACTIONS, seed=2), np.ones((ROWS, CHUNK, ACTIONS), bool)
+
+
+def test_another_head_has_the_knobs_that_both_have():
+    assert [config_of(kind) for kind in HEADS] == [type(CONFIG[kind]) for kind in HEADS]
+    of_octo = DiffusionConfig(hidden=64, blocks=1, limit=2.0)
+    assert other("l1", of_octo) == L1Config(hidden=64)
+    assert other("tokens", of_octo) == TokensConfig(limit=2.0)
+    assert other("diffusion", of_octo) == of_octo
+    with pytest.raises(ValueError, match="^there is no action head 'flow'; there are: l1, diffusion, tokens.$"):
+        other("flow", of_octo)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -79,7 +94,7 @@ def test_every_entry_of_the_mask_counts_once(kind):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_losses_and_actions_are_float32_under_bfloat16(kind):
-    head, params = HEADS[kind](CONFIG[kind], ACTIONS, "bfloat16"), made(CONFIG[kind])[0]
+    head, params = CONFIG[kind].make(ACTIONS, "bfloat16"), made(CONFIG[kind])[0]
     value, _ = head.apply(params, *example("bfloat16"), jax.random.key(1), method="loss")
     exact, _ = made(CONFIG[kind])[1](params, *example(), jax.random.key(1))
     assert value.dtype == jnp.float32 and 0 < abs(value - exact) < 0.05 * exact
@@ -89,7 +104,7 @@ def test_losses_and_actions_are_float32_under_bfloat16(kind):
 
 @pytest.mark.parametrize("kind", ["l1", "tokens"])
 def test_first_actions_are_near_the_mean_of_the_data(kind):
-    head = HEADS[kind](CONFIG[kind], ACTIONS, "float32")
+    head = CONFIG[kind].make(ACTIONS, "float32")
     x, key = jnp.asarray(10 * random(4, 8, 32)), jax.random.key(0)
     if kind == "l1":
         actions, _ = head.init_with_output(key, x, key, method="predict")
@@ -121,7 +136,7 @@ def test_the_tokens_loss_is_the_cross_entropy_of_the_right_bin():
     config = CONFIG["tokens"]
     params, loss, predict = made(config)
     x, action, mask = example()
-    logits = np.asarray(HEADS["tokens"](config, ACTIONS, "float32").apply(params, x))
+    logits = np.asarray(config.make(ACTIONS, "float32").apply(params, x))
     share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     right = np.floor((action + config.limit) / (2 * config.limit) * config.bins).astype(int)
     entropy = -np.log(np.take_along_axis(share, right[..., None], -1))
@@ -133,10 +148,10 @@ def test_the_tokens_loss_is_the_cross_entropy_of_the_right_bin():
 
 
 def test_tokens_are_drawn_by_their_share_where_there_is_a_temperature():
-    config = HeadConfig("tokens", bins=4, limit=2.0, temperature=0.5)
+    config = TokensConfig(bins=4, limit=2.0, temperature=0.5)
     params, _, predict = made(config)
     x = jnp.asarray(random(1, 1, WIDTH)).repeat(4000, 0)
-    logits = np.asarray(HEADS["tokens"](config, ACTIONS, "float32").apply(params, x[:1]))[0, 0]
+    logits = np.asarray(config.make(ACTIONS, "float32").apply(params, x[:1]))[0, 0]
     drawn = np.asarray(predict(params, x, jax.random.key(0)))[:, 0]
     found = (drawn[..., None] == np.array([-1.5, -0.5, 0.5, 1.5])).mean(0)
     wanted = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum(-1, keepdims=True)

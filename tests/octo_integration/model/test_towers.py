@@ -9,7 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import maps_optax as mx
-from octo_integration.model.config import HeadConfig, StemConfig, T5Config
+from octo_integration.model.config import StemConfig, T5Config
+from octo_integration.model.heads.diffusion import DiffusionConfig
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, drawn, inputs, run
 
@@ -27,7 +28,7 @@ OCTO = dataclasses.replace(
     language=dataclasses.replace(SMALL.language, vocabulary=0, depth=1),
     cameras=("primary", "wrist"),
     goal=True,
-    head=HeadConfig("diffusion", hidden=16, blocks=1, steps=4),
+    head=DiffusionConfig(hidden=16, blocks=1, steps=4),
 )
 
 

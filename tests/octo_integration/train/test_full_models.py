@@ -18,7 +18,7 @@ from octo_integration.config import FinetuneConfig, MeshConfig, OptimizerConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.vla import VLA
 from octo_integration.state import sharding
-from octo_integration.state.setup import _init
+from octo_integration.model.named import random_params
 from octo_integration.train.step import make_loss, make_train_step
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.state.methods import holding
@@ -34,7 +34,7 @@ head = dataclasses.replace(whole.head, hidden=256)
 config = dataclasses.replace(whole, **towers, language=language, t5=t5, image_size=side, head=head)
 model = VLA(config)
 mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-params = jax.jit(functools.partial(_init, model, 1, 0))()
+params = jax.jit(functools.partial(random_params, model, 1, 0))()
 run = FinetuneConfig("", optimizer=OptimizerConfig(warmup=0, steps=2))
 tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), params))
 like = abstract_state(params, tx, mesh, 2**16)

@@ -11,8 +11,10 @@ from octo_integration import data
 from octo_integration.common import files
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig, OptimizerConfig, to_dict
 from octo_integration.data import DataConfig
-from octo_integration.model.config import HeadConfig
 from octo_integration.model.heads import HEADS
+from octo_integration.model.heads.diffusion import DiffusionConfig
+from octo_integration.model.heads.regression import L1Config
+from octo_integration.model.heads.tokens import TokensConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.state import checkpoint, sharding
@@ -31,9 +33,9 @@ MODEL = dataclasses.replace(
     dinov2=None,
     siglip=dataclasses.replace(micro_vla.CONFIG.siglip, depth=1),
     language=dataclasses.replace(micro_vla.CONFIG.language, depth=1),
-    head=HeadConfig(hidden=64, blocks=1, bins=32),
     scan=False,
 )
+SMALL = {"l1": L1Config(hidden=64), "diffusion": DiffusionConfig(hidden=64, blocks=1), "tokens": TokensConfig(bins=32)}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def moment(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_trains_and_acts(head, sample, tmp_path, monkeypatch):
-    monkeypatch.setitem(CONFIGS, "micro", MODEL)
+    monkeypatch.setitem(CONFIGS, "micro", dataclasses.replace(MODEL, head=SMALL[head]))
     config, *content = sample
     run = FinetuneConfig(
         out=str(tmp_path),

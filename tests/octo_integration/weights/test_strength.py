@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import maps_optax as mx
-from octo_integration.state.setup import model_shapes
+from octo_integration.model.named import model_shapes
 from octo_integration.weights.convert import plan
 from octo_integration.weights.hf import Checkpoint, Tensor
 from octo_integration.weights.names import FORMATS, PRISMATIC
