@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.optimizer_step import cases
+from octo_integration.common.files import write_json
 
 HERE = Path(__file__).parent
 # What decides the compiled step.
@@ -117,7 +118,7 @@ def main(config: Config) -> None:
             rows.sort(key=lambda row: ROWS.index((row["target"], row["tree"])))
             about = {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__}
             about |= {name: metadata.version(name) for name in ("libtpu", "jax-cuda12-plugin") if _installed(name)}
-            config.out.write_text(json.dumps({"versions": about, "rows": rows}, indent=1) + "\n")
+            write_json(config.out, {"versions": about, "rows": rows})
     print(table(rows))
 
 

@@ -10,7 +10,6 @@ tensor by tensor.
 
 import dataclasses
 import functools
-import json
 import os
 import platform
 import warnings
@@ -27,6 +26,7 @@ from tqdm import tqdm
 import maps_optax as mx
 from octo_integration import data
 from octo_integration.cli import demo
+from octo_integration.common.files import write_json
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.statistics import cache_directory
 from octo_integration.state.optimizer import learning_rate
@@ -85,7 +85,7 @@ def main(config: Config) -> dict[str, Any]:
         "held_layers_nearer_to_exact_than_to_adam": f"{sum(closer)} of {len(layers)}",
         "drift": drifts,
     }
-    config.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(config.out, result)
     print(report(result))
     return result
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from octo_integration.collect.demonstrations import CollectConfig, splits
-from octo_integration.common.files import write_json
+from octo_integration.common.files import replacing, write_json
 from octo_integration.pretrain.frames_reader import TEXTS, Frames, read_frames
 from octo_integration.simulators.metaworld.shifts import SHIFTS
 from octo_integration.simulators.metaworld.tasks import TASKS, Task
@@ -161,10 +161,8 @@ def _write_windows(out: Path, names: tuple[str, ...]) -> None:
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    partial.rename(path)
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def task_of(instruction: str) -> str:

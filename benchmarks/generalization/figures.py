@@ -4,7 +4,6 @@ A method has one colour and one marker in all of them. Intervals of errors are t
 the error's own interval is mostly how hard the drawn episodes are, which all methods share.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from benchmarks.generalization import matching, questions, tables
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.statistics import Estimate, Record
+from octo_integration.common.files import replacing
 
 # Okabe and Ito's colours, and four that stay apart from them; markers tell apart what colours do not.
 STYLES = {
@@ -321,14 +321,11 @@ def _legend(figure: Any, panel: Any, note: str) -> None:
 
 
 def _save(figure: Any, path: Path) -> bool:
-    """Writes the file whole or not at all."""
     import matplotlib.pyplot as plt
 
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        figure.savefig(temporary, dpi=130)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=130)
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)
     return True

@@ -7,7 +7,6 @@ machine while nothing else runs, per core; what carries over is the ratio of the
 """
 
 import dataclasses
-import json
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 import tyro
 
+from octo_integration.common.files import write_json
 from octo_integration.data import DataConfig, compute_statistics
 from octo_integration.data.profile import profile_input
 
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
     }
-    config.out.write_text(json.dumps({"commit": commit, **machine, "rows": rows}, indent=1) + "\n")
+    write_json(config.out, {"commit": commit, **machine, "rows": rows})
     print(table(rows))
 
 

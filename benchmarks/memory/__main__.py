@@ -21,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.memory.worker import CASES
+from octo_integration.common.files import write_json
 
 COMPONENTS = ("parameters", "frozen", "moments", "anchor", "statistics", "batch", "other")
 
@@ -58,7 +59,7 @@ def main(config: Config) -> None:
     for model, devices, case in tqdm(jobs, unit="case"):
         row = {**about, **measure(model, case, devices, config.batch, model in config.run)}
         rows = [old for old in rows if _key(old) != _key(row)] + [row]
-        config.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        write_json(config.out, {"rows": rows})
     print(table(rows))
 
 

@@ -21,6 +21,8 @@ import matplotlib.ticker
 import tyro
 from tqdm import tqdm
 
+from octo_integration.common.files import write_json
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -85,7 +87,7 @@ def main(config: Config) -> None:
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip(),
     }
-    file.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_json(file, {**about, "rows": rows})
     print(table(rows))
     draw(rows, config.out / "cost.png")
 

@@ -8,7 +8,6 @@ in turn; half the steps trigger.
 """
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -28,6 +27,7 @@ import jax  # noqa: E402
 import tyro  # noqa: E402
 
 from benchmarks.optimizer_step import cases  # noqa: E402
+from octo_integration.common.files import write_json  # noqa: E402
 
 OURS = ("adam", "maps", "maps, estimated")
 
@@ -92,7 +92,7 @@ def main(config: Config) -> None:
         "parameters": cases.size(tree),
         "leaves": config.leaves,
     }
-    config.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_json(config.out, {**about, "rows": rows})
     print("| step | ms | ÷ optax.adam |\n|---|---|---|")
     for row in rows:
         print(f"| {row['step']} | {row['ms']:.0f} | {row['ratio']:.2f} |")

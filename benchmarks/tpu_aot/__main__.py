@@ -26,6 +26,7 @@ import tyro
 import maps_optax as mx
 from benchmarks.batch import abstract_batch
 from benchmarks.hlo import collectives
+from octo_integration.common.files import write_json
 from octo_integration.config import FinetuneConfig, MapsConfig, MeshConfig
 from octo_integration.model.named import model_shapes
 from octo_integration.model.sizes import CONFIGS
@@ -106,7 +107,7 @@ def main(config: Config) -> None:
         rows = sorted(
             [*rows, row], key=lambda r: (r["model"], list(PODS).index(r["pod"]), list(HOLDS).index(r["hold"]))
         )
-        config.out.write_text(json.dumps({"versions": _packages(), "rows": rows}, indent=1) + "\n")
+        write_json(config.out, {"versions": _packages(), "rows": rows})
     print(table(rows))
 
 

@@ -23,6 +23,7 @@ import tyro
 
 import maps_optax as mx
 from benchmarks.train_step.case import case, step_flops
+from octo_integration.common.files import write_json
 from octo_integration.config import FinetuneConfig, MapsConfig
 from octo_integration.model.config import Remat
 from octo_integration.state import sharding
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
     machine = {"processor": platform.machine(), "cores": os.cpu_count()}
     versions = {"python": platform.python_version(), "jax": jax.__version__}
     found += [{**about, "commit": commit, "machine": machine, "versions": versions, **row} for row in rows]
-    config.out.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+    write_json(config.out, {"rows": found})
 
 
 def measure(config: Config) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ import tyro
 
 import maps_optax as mx
 from benchmarks.train_step.case import case
+from octo_integration.common.files import write_json
 from octo_integration.config import FinetuneConfig
 from octo_integration.model.config import Remat
 from octo_integration.state.methods import holding
@@ -85,7 +86,7 @@ def main(config: Config) -> None:
     about["commit"] = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     about["machine"] = {"processor": platform.machine(), "cores": os.cpu_count()}
     found.append({**about, "jax": jax.__version__, **shares})
-    config.out.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+    write_json(config.out, {"rows": found})
 
 
 def instruction_times(trace: Path) -> dict[str, float]:

@@ -3,13 +3,11 @@
 Only computing them needs tensorflow; a policy in use has the JSON beside its checkpoint.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
-import tempfile
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from octo_integration.common.files import replacing
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.data.config import DataConfig, Normalisation
 from octo_integration.data.mixture import members
@@ -328,21 +327,15 @@ def _read_cache(path: Path | None) -> Statistics | None:
 
 
 def _write_cache(path: Path | None, statistics: Statistics) -> None:
-    """Writes all of the file or nothing. A cache that cannot be written costs time, not the run."""
+    """A cache that cannot be written costs time, not the run."""
     if path is None:
         return
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(statistics.to_json())
-        os.replace(temporary, path)
+        with replacing(path, shared=True) as temporary:
+            temporary.write_text(statistics.to_json())
     except OSError as error:
         logging.getLogger(__name__).warning("statistics are not kept for next time: %s", error)
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def cache_directory() -> Path:

@@ -4,13 +4,13 @@ maps-vla plot runs/adam runs/maps --out drift.png
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from octo_integration.common.files import replacing
 from octo_integration.config import read_config
 
 # Background and text colour of the modules, in the order of the stack (colour-blind safe, light enough for dots).
@@ -126,14 +126,12 @@ def plot_drift(directories: Sequence[Path], out: Path, *, mixed: bool = False) -
         strip.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
         strip.set_xlabel("layer k along the pretrained stack (first to last)")
     figure.suptitle("How far fine-tuning moved each pretrained tensor")
-    temporary = out.with_name(f".{out.stem}.tmp{out.suffix}")
     try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=150)
     except ValueError as error:
         raise ValueError(f"cannot write {out}: {error}; use an ending such as .png or .pdf.") from None
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)
 
 

@@ -1,6 +1,5 @@
 """Success rates of a policy in a simulator, with confidence intervals."""
 
-import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
+from octo_integration.common.files import replacing
 from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.simulators.isolated import isolated_env
 from octo_integration.simulators.protocol import Environment, find
@@ -171,10 +171,5 @@ def _write_video(directory: Path, name: str, images: Sequence[np.ndarray]) -> No
     frames = np.stack(images).repeat(VIDEO_SCALE, 1).repeat(VIDEO_SCALE, 2)
     options = {"duration": 1000 / VIDEO_RATE, "loop": 0} if ending == ".gif" else {"fps": VIDEO_RATE}
     directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{name}{ending}"
-    try:
+    with replacing(directory / f"{name}{ending}") as partial:
         imageio.imwrite(partial, frames, **options)
-        partial.rename(directory / f"{name}{ending}")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()

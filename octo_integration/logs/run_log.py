@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from octo_integration.common.files import replacing
 from octo_integration.logs import progress
 
 LINES, EVENTS = "metrics.jsonl", "events.out.tfevents"
@@ -67,8 +68,7 @@ def open_log(out: Path, *, start: int, steps: int, name: str) -> Iterator[RunLog
     with opened as bar, contextlib.ExitStack() as stack:
         lines = events = None
         if not silent:
-            with _told(out / LINES):
-                _keep_lines(out / LINES, start)
+            _keep_lines(out / LINES, start)
             lines = stack.enter_context(_open(out / LINES))
         if not silent and start < steps:  # a finished run has no events to add
             events = stack.enter_context(_open(out / f"{EVENTS}.{int(time.time())}.{socket.gethostname()}"))
@@ -128,6 +128,5 @@ def _keep_lines(path: Path, last: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= last:
                 kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))

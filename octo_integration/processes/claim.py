@@ -10,7 +10,7 @@ from octo_integration.common import lock
 
 LOCK = ".lock"
 # What a run may leave that was killed before it wrote config.json.
-EARLY = ("checkpoints", "config.json.tmp")
+EARLY = ("checkpoints",)
 
 
 @contextlib.contextmanager

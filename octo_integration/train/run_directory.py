@@ -54,5 +54,6 @@ def describe_run(out: Path, config: FinetuneConfig, statistics: Statistics | Mix
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
     files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
     if (tokenizer := find_tokenizer(config)) is not None:
-        shutil.copyfile(tokenizer, out / tokenizer.name)
+        with files.replacing(out / tokenizer.name) as temporary:
+            shutil.copyfile(tokenizer, temporary)
     files.write_json(out / "statistics.json", json.loads(statistics.to_json()))

@@ -1,6 +1,5 @@
 """Parameter trees in safetensors files: one tensor per leaf, named by its path.
 
-A file holds exactly the tensors it says, or none: it is written beside its place and renamed.
 bfloat16 halves a file; weights that were trained in float32 lose all but 8 bits of precision once,
 when saved, and come back the same every time.
 """
@@ -17,6 +16,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from octo_integration.common.files import replacing
 
 Tree = Any
 
@@ -48,15 +49,12 @@ def save_params(
         tensors[name] = np.ascontiguousarray(array.astype(wanted)).reshape(array.shape)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         temporary.chmod(FILE_MODE)  # the library's is for the owner alone
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"cannot write weights {path}: {error}; make room or choose another place.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_params(path: Path, like: Tree, fresh: Sequence[str] = ()) -> Tree:

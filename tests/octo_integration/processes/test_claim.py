@@ -24,7 +24,7 @@ def test_a_file_is_refused(tmp_path):
             pass
 
 
-@pytest.mark.parametrize("left", [(), (".lock", ".nfs1"), ("checkpoints", "config.json.tmp"), ("config.json", "any")])
+@pytest.mark.parametrize("left", [(), (".lock", ".nfs1"), ("checkpoints", ".config.tmp.json"), ("config.json", "any")])
 def test_runs_and_what_is_left_of_their_first_moments_are_taken(tmp_path, left):
     for name in left:
         (tmp_path / name).touch()

@@ -1,6 +1,5 @@
 """Checkpoints: whole or not at all, without theta0, and refused where they do not fit."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from octo_integration.common import files
 from octo_integration.config import MapsConfig, OptimizerConfig
 from octo_integration.state import checkpoint
 from tests.octo_integration import micro
@@ -197,17 +195,3 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert "the last complete checkpoint is 1" in message[1]
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     Trainer(tmp_path).restore(1)
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "drift.json"
-    files.write_json(path, {"step": 1})
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_json(path, {"step": 2})
-    assert json.loads(path.read_text()) == {"step": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["drift.json"]
