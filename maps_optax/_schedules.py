@@ -1,5 +1,6 @@
 r"""How λ falls along the stack: :math:`\lambda_k / \lambda_{max}` of layer k of \|L\| = `size`, k = 1 first."""
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Union
@@ -30,15 +31,30 @@ def ratio(schedule: Schedule, k: int, size: int) -> float:
     Raises:
       ValueError: an unknown name, or a custom schedule that gives a negative or non-finite ratio.
     """
-    if isinstance(schedule, str):
-        if schedule not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {schedule!r}; use one of {', '.join(SCHEDULES)} or a callable (k, size) -> ratio."
-            )
-        return SCHEDULES[schedule](k, size)
-    value = float(schedule(k, size))
+    value = float((_named(schedule) if isinstance(schedule, str) else schedule)(k, size))
     if not (math.isfinite(value) and value >= 0.0):
         raise ValueError(
             f"schedule gives λ_k/λ_max = {value} for layer k={k} of {size}; it must be finite and not negative."
         )
     return value
+
+
+def _named(schedule: str) -> Callable[[int, int], float]:
+    """One of ours, or the function of a module, which is imported."""
+    if schedule in SCHEDULES:
+        return SCHEDULES[schedule]
+    module, _, function = schedule.partition(":")
+    if not (module and function):
+        raise ValueError(
+            f"unknown schedule {schedule!r}; use one of {', '.join(SCHEDULES)}, or a callable (k, size) -> ratio, "
+            "itself or as 'module:function'."
+        )
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise ValueError(
+            f"schedule {schedule!r}: importing {module} failed ({error}); install it, or put its folder on PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise ValueError(f"schedule {schedule!r}: {module} has no function {function} (k, size) -> ratio.")
+    return found

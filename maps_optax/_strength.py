@@ -85,7 +85,7 @@ def strengths(
       params: the parameters, or `jax.ShapeDtypeStruct`s in their place.
       lambda_max: λ of the first layer, finite and ≥ 0; of an optax schedule, its value at step 0 is taken.
       schedule: ``"linear"``, ``"cosine"``, ``"constant"``, ``"exponential"``, ``"step"``, or a callable
-        `(k, size) -> λ_k/λ_max`.
+        `(k, size) -> λ_k/λ_max`, which ``"module:function"`` names too: it is then imported.
 
     Returns:
       A tree like params of floats, and of float64 arrays (n,) where a leaf stacks n layers; 0.0 for free leaves.

@@ -19,7 +19,6 @@ from octo_integration.model.config import LoraConfig, Remat
 from octo_integration.model.heads import HeadKind
 
 Method = Literal["maps", "adam", "l2_sp"]
-Schedule = Literal["linear", "cosine", "constant", "exponential", "step"]
 NanPolicy = Literal["stop", "skip"]
 T = typing.TypeVar("T")
 
@@ -90,8 +89,9 @@ class MapsConfig:
     """maps: module-wise proximity scheduling; adam: nothing holds them; l2_sp: a pull of constant strength."""
     lambda_max: float = 3.2
     """Strength at the first layer of the stack (method l2_sp: at every layer). 0 is plain AdamW."""
-    schedule: Schedule = "linear"
-    """How the strength falls along the stack (maps only)."""
+    schedule: str = "linear"
+    """How the strength falls along the stack (maps only): linear, cosine, constant, exponential or step; or
+    module:function of a package of yours, (k, size) -> share of lambda_max at layer k = 1, ..., size."""
     anchor_dtype: Literal["float32", "bfloat16"] | None = None
     """Storage of the pretrained copy; bfloat16 halves it but is exact only for weights released in bfloat16."""
     anchor_memory: Literal["device", "pinned_host"] = "device"
@@ -103,6 +103,15 @@ class MapsConfig:
     adapters: Literal["product", "init", "zero", "free"] = "product"
     """With --lora.rank, what is held with the strength of an adapter's kernel (maps only). product: what it adds to
     the kernel; init, zero: each factor, at its start or at zero; free: nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuses a schedule that there is not. A module is imported by the run that needs it and not here, where the
+        name may be out of somebody else's config.json.
+        """
+        if self.schedule != MapsConfig.schedule and ":" not in self.schedule:  # --help need not wait for JAX
+            import maps_optax as mx
+
+            mx.strengths({"": 1}, {"": 0.0}, 1.0, self.schedule)
 
 
 @dataclasses.dataclass(frozen=True)

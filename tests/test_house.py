@@ -72,6 +72,17 @@ def test_no_arrow_goes_up() -> None:
     assert not up, up
 
 
+def test_a_policy_knows_no_method() -> None:
+    """A method imports the rule for λ that its config names; a policy's config may be somebody else's."""
+    seen, ahead = set(), {name for name in graph() if part(name) in ("policy", "evaluate")}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*(graph()[name] for name in ahead)) - seen
+    assert "octo_integration.state.setup" in seen
+    methods = {name for name in graph() if name.startswith("octo_integration.state.methods")}
+    assert methods & seen == {"octo_integration.state.methods.common"}  # what one is, and none of them
+
+
 def test_there_is_no_circle() -> None:
     try:
         graphlib.TopologicalSorter(graph()).prepare()

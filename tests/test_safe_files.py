@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from octo_integration.config import read_config
+import maps_optax as mx
+from octo_integration.config import FinetuneConfig, MapsConfig, read_config, to_dict
 from octo_integration.data import DataConfig, compute_statistics, read_statistics
 from octo_integration.data.mixture import members
 from octo_integration.data.rlds import open_source
@@ -155,6 +156,16 @@ def test_a_mixture_has_imported_what_the_command_names_too(tmp_path):
     file.write_text(json.dumps([{"path": "demo", "standardize": name, "weight": 1}]))
     (member,) = members(DataConfig(mixture=str(file), standardize=name))
     assert member.config.standardize == name
+
+
+def test_a_run_cannot_have_a_module_imported(tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = FinetuneConfig("", data=DataConfig(standardize="planted:SET"), maps=MapsConfig(schedule="planted:rule"))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert read_config(tmp_path) == config and "planted" not in sys.modules
+    with pytest.raises(SystemExit, match="it was run"):
+        mx.strengths(1, 0.0, 1.0, config.maps.schedule)  # a run of one's own does
 
 
 @pytest.mark.parametrize("legacy", [False, True])

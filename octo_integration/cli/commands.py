@@ -170,8 +170,8 @@ def _refusal(stop: SystemExit) -> ValueError | None:
     """Our own error, if one was what made tyro stop."""
     error = stop.__context__
     while error is not None:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if isinstance(error, ValueError) and HERE in raised_in:
+        through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, ValueError) and any(HERE in file for file in through):
             return error
         error = error.__context__
     return None

@@ -6,7 +6,6 @@ from typing import Literal
 import maps_optax as mx
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
-from octo_integration.config import Schedule
 from octo_integration.model.heads import HeadKind
 from octo_integration.model.named import model_shapes
 
@@ -24,8 +23,9 @@ class Options:
     """Action head; None: the model's own."""
     lambda_max: float = 3.2
     """Strength at the first layer of the stack."""
-    schedule: Schedule = "linear"
-    """How the strength falls along the stack."""
+    schedule: str = "linear"
+    """How the strength falls along the stack: linear, cosine, constant, exponential or step; or module:function of a
+    package of yours, (k, size) -> share of lambda_max at layer k = 1, ..., size."""
     variant: Literal["paper", "released"] = "paper"
     """paper: the formula, last layer 0; released: the authors' script."""
 

@@ -45,7 +45,7 @@ class MapsAdamW:
     """
 
     lambda_max: float = 1.0
-    schedule: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
+    schedule: str = "linear"
     max_pull: float | None = None
     anchor_dtype: Literal["bfloat16", "float32"] | None = None
     hold_adapters: bool = False

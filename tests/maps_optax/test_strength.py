@@ -13,6 +13,10 @@ PARAMS = {"vision": {"block_2": jnp.ones((2, 3)), "block_10": jnp.ones((2, 3))},
 STACK = mx.LayerStack({"vision": {r"vision/block_(\d+)$": "block"}}, free=[r"head$"])
 
 
+def quarters(k: int, size: int) -> float:
+    return k / 4
+
+
 @pytest.mark.parametrize(
     "schedule, expected",
     [
@@ -22,6 +26,7 @@ STACK = mx.LayerStack({"vision": {r"vision/block_(\d+)$": "block"}}, free=[r"hea
         ("exponential", [1, 0.01**0.25, 0.1, 0.01**0.75, 0.01]),
         ("step", [1, 1, 0, 0, 0]),
         (lambda k, size: k / size, [0.2, 0.4, 0.6, 0.8, 1.0]),
+        (f"{__name__}:quarters", [0.25, 0.5, 0.75, 1.0, 1.25]),
     ],
 )
 def test_schedules(schedule: Any, expected: list[float]) -> None:
@@ -90,6 +95,9 @@ BAD = {
     "momentum of one": (lambda: mx.spd(1.0, b1=1.0), "b1 is 1.0"),
     "mars over an axis name": (lambda: mx.spd(1.0, norm="mars", axis_name="x"), "norm='l2'"),
     "unknown schedule": (lambda: mx.strengths(STACK, PARAMS, 1.0, "lineal"), "unknown schedule 'lineal'"),
+    "half a name": (lambda: mx.strengths(STACK, PARAMS, 1.0, "json:"), "unknown schedule 'json:'"),
+    "schedule of no module": (lambda: mx.strengths(STACK, PARAMS, 1.0, "jsen:x"), "'jsen:x': importing jsen failed"),
+    "schedule of no function": (lambda: mx.strengths(STACK, PARAMS, 1.0, "json:x"), "'json:x': json has no function x"),
     "negative schedule": (lambda: mx.strengths(STACK, PARAMS, 1.0, lambda k, n: -1.0), "= -1.0 for layer k="),
     "position zero": (lambda: mx.strengths(0, np.ones(2), 1.0), "position of leaf .* is 0"),
     "fractional position": (lambda: mx.strengths(1.5, np.ones(2), 1.0), "position of leaf"),

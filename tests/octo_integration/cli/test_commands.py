@@ -168,8 +168,7 @@ def test_inspect_counts_the_parameters_of_another_head(capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "choices"),
-    [("schedule", ("linear", "cosine", "constant", "exponential", "step")), ("variant", ("paper", "released"))],
+    ("option", "choices"), [("head", ("l1", "diffusion", "tokens")), ("variant", ("paper", "released"))]
 )
 def test_inspect_names_its_choices(option, choices, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -177,6 +176,15 @@ def test_inspect_names_its_choices(option, choices, capsys):
     assert stop.value.code == commands.BAD_INPUT
     error = " ".join(capsys.readouterr().err.replace("│", "").split())
     assert "'zigzag'" in error and all(f"'{choice}'" in error for choice in choices)
+
+
+@pytest.mark.parametrize("command", [["inspect", "--schedule"], ["finetune", "--out", "x", "--maps.schedule"]])
+def test_a_schedule_is_one_of_ours_or_a_function_of_yours(command, capsys):
+    assert commands.main([*command, "zigzag"]) == commands.BAD_INPUT
+    assert capsys.readouterr().err == (
+        f"maps-vla {command[0]}: unknown schedule 'zigzag'; use one of linear, cosine, constant, exponential, step, or "
+        "a callable (k, size) -> ratio, itself or as 'module:function'.\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["collect", "--help"], ["inspect"]])

@@ -1,16 +1,19 @@
 """The action heads: one interface, masks per entry, and each by its formula."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from octo_integration.model import heads
 from octo_integration.model.heads import HEADS, config_of, other
 from octo_integration.model.heads.diffusion import DiffusionConfig
 from octo_integration.model.heads.regression import L1Config
 from octo_integration.model.heads.tokens import TokensConfig, decode, encode
+from octo_integration.model.named import model_config
 
 ROWS, CHUNK, ACTIONS, WIDTH = 3, 2, 4, 8
 CONFIG = {
@@ -48,6 +51,22 @@ def test_another_head_has_the_knobs_that_both_have():
     assert other("diffusion", of_octo) == of_octo
     with pytest.raises(ValueError, match="^there is no action head 'flow'; there are: l1, diffusion, tokens.$"):
         other("flow", of_octo)
+
+
+def test_a_head_is_a_file_and_an_entry(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "from octo_integration.model.heads import HeadConfig\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class MyConfig(HeadConfig):\n"
+        "    hidden: int = 3\n"
+        "    def make(self, action_dim, dtype):\n"
+        "        return self.hidden, action_dim, dtype\n"
+    )
+    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path)])
+    monkeypatch.setattr(heads, "HEADS", {**HEADS, "mine": "mine:MyConfig"})
+    assert model_config("octo_small", "mine").head.make(7, "float32") == (256, 7, "float32")
+    del sys.modules["octo_integration.model.heads.mine"]
 
 
 @pytest.mark.parametrize("kind", HEADS)

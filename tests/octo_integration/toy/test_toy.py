@@ -1,4 +1,4 @@
-"""A simulator and a standardisation of somebody else, which no file of ours names: recorded, learnt from, acted in."""
+"""A simulator, standardisation and rule for λ of somebody else, which no file of ours names: recorded, learnt, acted."""
 
 import json
 import sys
@@ -22,6 +22,7 @@ from tests.octo_integration.toy.simulator import STARTS
 
 HERE = "tests.octo_integration.toy"
 SIMULATOR, STANDARDISATION = f"{HERE}.simulator:SIMULATOR", f"{HERE}.standardisation:STANDARDISATION"
+SCHEDULE = f"{HERE}.rule:thirds"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def run(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("XDG_CACHE_HOME", str(out.parent))
         arguments = {
             "out": out, "model": "micro", "weights": "None", "data.path": demos, "data.standardize": STANDARDISATION,
+            "maps.schedule": SCHEDULE,
             "data.batch-size": "4", "optimizer.steps": "2", "optimizer.warmup": "1", "eval-splits": "heldout",
         }  # fmt: skip
         options = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
@@ -54,8 +56,10 @@ def evaluated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[i
     planted, file = tmp_path_factory.mktemp("planted"), run / "config.json"
     (planted / "planted.py").write_text("raise SystemExit('it was run')")
     text = file.read_text()
-    assert STANDARDISATION in text
-    file.write_text(text.replace(STANDARDISATION, "planted:SET"))
+    for named, planted_name in ((STANDARDISATION, "planted:SET"), (SCHEDULE, "planted:rule")):
+        assert named in text
+        text = text.replace(named, planted_name)
+    file.write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(planted)
         patch.setitem(CONFIGS, "micro", micro_vla.CONFIG)
@@ -92,6 +96,8 @@ def test_a_policy_learns_from_it_and_acts_in_it(
 ) -> None:
     statistics = json.loads((run / "statistics.json").read_text())
     assert len(statistics["action"]["mean"]) == 2 and len(statistics["proprio"]["mean"]) == 1
+    strengths = {row["strength"] for row in json.loads((run / "drift.json").read_text())["tensors"]}
+    assert strengths == {3.2, 0.8}
     capsys.readouterr()
     assert request.getfixturevalue("evaluated") == 0
     rows = [line.split()[:5] for line in capsys.readouterr().out.splitlines()[-2:]]
