@@ -1,4 +1,4 @@
-"""A simulator, standardisation and rule for λ of somebody else, which no file of ours names: recorded, learnt, acted."""
+"""A simulator, a standardisation, a rule for λ: somebody else's, and no file of ours names them."""
 
 import json
 import sys
