@@ -34,10 +34,12 @@ torture: $(VENV)/installed
 GENERATIONS := 3.10-lowest 3.11-middle 3.12-newest 3.13-newest
 generations: $(GENERATIONS:%=.venv-python%/passed)
 
-# Python 3.11 does not get the newest JAX. So `test` also runs, with every newer Python that is here, the core's tests and
-# those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and checkpoints.
+# Python 3.11 does not get the newest JAX. So `test` also runs, with every newer Python that is here, the core's tests and,
+# with the newest of them, those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and
+# checkpoints.
 NEWEST := $(filter %-newest,$(GENERATIONS))
-TESTS_newest := -n $(JOBS) --dist loadfile $(addprefix tests/octo_integration/,model/test_vla.py \
+JOBS_newest := -n $(JOBS) --dist loadfile
+INTEGRATION := $(addprefix tests/octo_integration/,model/test_vla.py \
 	weights/test_store.py train/test_step.py state/test_checkpoint.py \
 	train/test_loop.py::test_sigterm_saves_and_the_same_command_resumes_bit_for_bit)
 FOUND = $(strip $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one))))
@@ -60,7 +62,7 @@ python = $(firstword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(ve
 
 .venv-python%/passed: .venv-python%/installed FORCE
 	PYTHONPATH=. $(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning -W "ignore:Sharding info not" \
-		tests/maps_optax $(TESTS_$(lastword $(subst -, ,$*)))
+		tests/maps_optax $(JOBS_$(lastword $(subst -, ,$*))) $(if $(filter $*,$(lastword $(FOUND))),$(INTEGRATION))
 
 # Makes constraints/newest.txt anew, of the versions that the index has today.
 renew:

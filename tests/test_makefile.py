@@ -37,5 +37,17 @@ def test_a_python_of_pyenv_runs_the_core_and_the_integration_though_it_is_not_ch
     assert {path.parts[len(ROOT.parts) + 2] for path in named[1:]} >= {"model", "weights", "train"}
 
 
+def test_only_the_newest_python_runs_the_integration_too(tmp_path: Path) -> None:
+    for version in ("9.98", "9.99"):
+        python = tmp_path / f"versions/{version}.1/bin/python{version}"
+        python.parent.mkdir(parents=True)
+        python.touch()
+    commands = make("--dry-run", "newest", "NEWEST=9.98-newest 9.99-newest", pythons=tmp_path).stdout
+    runs = [line for line in commands.replace("\\\n", " ").splitlines() if "-m pytest" in line]
+    assert [".venv-python9.98-newest" in runs[0], ".venv-python9.99-newest" in runs[1]] == [True, True]
+    assert ["tests/maps_optax" in run for run in runs] == [True, True]
+    assert ["tests/octo_integration" in run for run in runs] == [False, True]
+
+
 def test_the_tests_of_every_day_end_with_the_newest() -> None:
     assert make("--dry-run", "test", "NEWEST=9.99-newest", pythons=ROOT).stdout.count("NOT TESTED") == 1

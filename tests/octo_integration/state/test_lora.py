@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from octo_integration.cli import commands
-from octo_integration.cli import merge as merge_command
 from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.model.config import FRESH, LoraConfig
@@ -22,9 +20,9 @@ from octo_integration.state import checkpoint, lora
 from octo_integration.state.methods import holding
 from octo_integration.state.setup import initial_params
 from octo_integration.train import loop
-from octo_integration.weights.store import load_params
 from tests.octo_integration import micro_vla
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("language/blocks/attn", "bridge/"))
 
 
@@ -185,30 +183,6 @@ def test_a_run_goes_on_bit_for_bit(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path).params, load_run(run).params)
 
 
-def test_the_merged_model_computes_the_same(run, trained, tmp_path, capsys):
-    out = tmp_path / "merged.safetensors"
-    assert commands.main(["merge", "--run", str(run), "--out", str(out)]) == 0
-    assert str(out) in capsys.readouterr().out
-    plain = dataclasses.replace(trained.built.model.config, lora=LoraConfig())
-    merged = load_params(out, lora.base(like_of(trained)))
-    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {np.dtype("float32")}
-    rng = np.random.default_rng(0)
-    size = plain.image_size
-    observation = {
-        "image_primary": rng.integers(0, 256, (2, 1, size, size, 3), dtype=np.uint8),
-        "proprio": rng.normal(size=(2, 1, plain.proprio_dim)).astype(np.float32),
-        "timestep_pad_mask": np.ones((2, 1), bool),
-    }
-    length = plain.instruction_length
-    task = {"tokens": rng.integers(0, 9, (2, length), dtype=np.int32), "mask": np.ones((2, length), bool)}
-    model = trained.built.model
-    adapted = model.apply({"params": trained.params}, observation, task)
-    alone = model.clone(config=plain).apply({"params": merged}, observation, task)
-    np.testing.assert_allclose(alone, adapted, atol=1e-5)
-    without = model.clone(config=plain).apply({"params": lora.base(trained.params)}, observation, task)
-    assert np.abs(without - adapted).max() > 1e-3
-
-
 def test_merging_unrolls_stacks_and_heads():
     rng = np.random.default_rng(0)
     a, b, kernel = (rng.normal(size=s).astype(np.float32) for s in [(3, 8, 2), (3, 2, 12), (3, 8, 4, 3)])
@@ -216,14 +190,6 @@ def test_merging_unrolls_stacks_and_heads():
     expected = kernel + 3.0 * np.einsum("dir,dro->dio", a, b).reshape(kernel.shape)
     np.testing.assert_allclose(merged["x"]["kernel"], expected, rtol=1e-5, atol=1e-5)
     assert list(merged["x"]) == ["kernel"]
-
-
-def test_a_run_without_adapters_has_nothing_to_merge(run, trained, monkeypatch, capsys):
-    plain = dataclasses.replace(trained.config, lora=LoraConfig())
-    monkeypatch.setattr(merge_command, "read_config", lambda _: plain)
-    monkeypatch.setattr(merge_command, "load_run", lambda *_: pytest.fail("the run was loaded"))
-    assert commands.main(["merge", "--run", str(run), "--out", str(run / "x.safetensors")]) == commands.BAD_INPUT
-    assert "was trained without adapters" in capsys.readouterr().err
 
 
 def test_a_target_that_matches_no_kernel_is_refused():
