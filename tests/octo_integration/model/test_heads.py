@@ -15,7 +15,6 @@ from octo_integration.model.heads.regression import L1Config
 from octo_integration.model.heads.tokens import TokensConfig, decode, encode
 from octo_integration.model.named import model_config
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 ROWS, CHUNK, ACTIONS, WIDTH = 3, 2, 4, 8
 CONFIG = {
     "l1": L1Config(hidden=8),

@@ -12,7 +12,6 @@ from octo_integration.model.sequence import readout_steps
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, drawn, inputs, run
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 CONFIG = dataclasses.replace(
     SMALL,
     dinov2=None,

@@ -13,7 +13,6 @@ from octo_integration.model.sizes import CONFIGS as SIZES
 from octo_integration.model.vla import VLA
 from tests.octo_integration.model.small import SMALL, TINY, initial, inputs, params, run
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 STACK = ("dinov2", "siglip", "bridge", "language")
 
 

@@ -20,7 +20,6 @@ from octo_integration.weights.store import load_params
 from tests.octo_integration.model.small import SMALL, inputs
 
 COUNT = 140
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 def frames(count=COUNT):

@@ -22,7 +22,6 @@ from octo_integration.state.setup import initial_params
 from octo_integration.train import loop
 from tests.octo_integration import micro_vla
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("language/blocks/attn", "bridge/"))
 
 
