@@ -94,15 +94,11 @@ def model_config(name: str, head: HeadKind | None = None) -> VLAConfig:
 
 def model_shapes(name: str, head: HeadKind | None = None) -> Tree:
     """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(functools.partial(_init, VLA(model_config(name, head)), 1, 0))
+    return jax.eval_shape(functools.partial(init_params, VLA(model_config(name, head)), 1), jax.random.key(0))
 
 
-def init_params(config: FinetuneConfig, built: Built) -> Tree:
-    """Random parameters of `config.seed`."""
-    return _init(built.model, config.data.window, config.seed)
-
-
-def _init(model: VLA, window: int, seed: int) -> Tree:
+def init_params(model: VLA, window: int, key: jax.Array) -> Tree:
+    """Random parameters."""
     vla = model.config
     image = (vla.image_size, vla.image_size, 3)
     length = vla.instruction_length
@@ -116,7 +112,7 @@ def _init(model: VLA, window: int, seed: int) -> Tree:
         "mask": jnp.ones((1, length), bool),
         "image_primary": jnp.zeros((1, *image), jnp.uint8),
     }
-    return model.init(jax.random.key(seed), observation, task)["params"]
+    return model.init(key, observation, task)["params"]
 
 
 def find_tokenizer(config: FinetuneConfig) -> Path | None:
@@ -141,11 +137,11 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
     shardings = {path: leaf.sharding for path, leaf in flatten_dict(like).items() if path not in loaded}
 
     @functools.partial(jax.jit, out_shardings=shardings)
-    def fresh() -> Tree:
-        params = flatten_dict(init_params(config, built))
+    def fresh(key: jax.Array) -> Tree:  # compiled once for all seeds
+        params = flatten_dict(init_params(built.model, config.data.window, key))
         return {path: params[path] for path in shardings}
 
-    params = unflatten_dict({**fresh(), **loaded})
+    params = unflatten_dict({**fresh(jax.random.key(config.seed)), **loaded})
     if config.weights is None or imported:
         return params
     with _weights_file(config.weights) as path:
@@ -185,6 +181,6 @@ def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
     Raises:
       ValueError: a target of the LoRA configuration names no kernel.
     """
-    shapes = jax.eval_shape(lambda: init_params(config, built))
+    shapes = jax.eval_shape(functools.partial(init_params, built.model, config.data.window), jax.random.key(0))
     lora.check_targets(shapes, config.lora)
     return shapes
