@@ -107,8 +107,8 @@ def report(adam: Sequence[Errors], maps: Sequence[Errors]) -> str:
             f"{_hand(adam, split):>10.2f} → {_hand(maps, split):.2f}"
         )
     rows += [
-        f"± is the standard deviation over {len(adam)} seeds, [ ] a 95 % interval (t) of their mean difference, on these",
-        f"{episodes} episodes: of other episodes, tasks and models it says nothing.",
+        f"± is the standard deviation over {len(adam)} seeds, [ ] the 95 % interval (t) of their mean difference.",
+        f"It is about other seeds: all runs have the same {episodes} episodes, demonstrations and pretrained weights.",
     ]
     for name, splits in {"in distribution": [first], **({"under shift (mean)": shifted} if shifted else {})}.items():
         rows.append(_verdict(name, _l1(maps, splits) - _l1(adam, splits)))

@@ -256,8 +256,9 @@ def _train(
     with open_log(out, start=done, steps=config.steps, name="pretrain") as log:
         while done < config.steps and stop is None:
             index, kinds = _sample(config, len(train.frames), done)
+            batch = train.batch(index, kinds)
             with request.unheeded() if done == start else contextlib.nullcontext():  # compiles
-                state, parts = step(state, train.batch(index, kinds))
+                state, parts = step(state, batch)
             pending.append(parts)
             jax.block_until_ready(pending[-1 - AHEAD : -AHEAD])
             done += 1

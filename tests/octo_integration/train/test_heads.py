@@ -60,7 +60,7 @@ def train(config: FinetuneConfig, statistics: data.Statistics, batches: list[dic
     built = build(config, statistics)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     params = jax.jit(lambda: init_params(built.model, config.data.window, jax.random.key(config.seed)))()
-    tx = make_optimizer(config.optimizer, holding(config, built.layers, params))
+    tx = make_optimizer(config, holding(config, built.layers, params))
     like = abstract_state(params, tx, mesh, config.mesh.min_size)
     step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
     state, metrics = init_state(params, tx, like), []
