@@ -144,7 +144,7 @@ class FinetuneConfig:
     --mesh.fsdp, --compute-dtype.
 
     The same command again resumes the run at its latest checkpoint, bit for bit. SIGTERM and Ctrl-C finish the step,
-    save, and exit with code 143 or 130.
+    save, and exit with code 143 or 130; before the first step is done they end the run at once.
     """
 
     out: str

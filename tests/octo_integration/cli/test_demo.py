@@ -54,7 +54,6 @@ def test_the_verdict_follows_the_numbers(by, sentence):
     each = " ".join(f"{gap:+.3f}" for gap in by)
     assert f"in distribution: {sentence}; seed by seed {each}." in lines
     assert f"under shift (mean): {sentence}; seed by seed {each}." in lines
-    assert "what the shift adds: no clear difference" in "\n".join(lines)
 
 
 def test_what_the_shift_adds_is_told_apart_from_the_error_itself():
