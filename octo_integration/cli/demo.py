@@ -13,7 +13,7 @@ from octo_integration.cli.devices import say_devices
 from octo_integration.cli.following import say_next
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
-from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
+from octo_integration.config import FinetuneConfig, MapsConfig, Method, OptimizerConfig
 from octo_integration.evaluate.action_error import ActionError
 from octo_integration.evaluate.intervals import t_interval
 from octo_integration.evaluate.plot import plot_drift
@@ -23,7 +23,7 @@ from octo_integration.train.loop import finetune
 MILLIMETRES_PER_ACTION = 10.0
 HAND = slice(0, 3)
 
-METHODS = {"adam": "Adam", "maps": "MAPS"}
+METHODS: Mapping[Method, str] = {"adam": "Adam", "maps": "MAPS"}
 # Split -> error; of the runs of a method one for each seed, in the same order.
 Errors = Mapping[str, ActionError]
 
@@ -58,7 +58,7 @@ class Options:
 def run(config: Options) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""
     say_devices()
-    errors: dict[str, list[Errors]] = {method: [] for method in METHODS}
+    errors: dict[Method, list[Errors]] = {method: [] for method in METHODS}
     for seed in range(config.seeds):
         for method, name in METHODS.items():
             job = run_config(config, method, seed)
@@ -77,13 +77,13 @@ def run(config: Options) -> int:
     return 0
 
 
-def run_config(config: Options, method: str, seed: int) -> FinetuneConfig:
-    """The fine-tuning run of one method, `adam` or `maps`."""
+def run_config(config: Options, method: Method, seed: int) -> FinetuneConfig:
+    """One of its runs."""
     return FinetuneConfig(
         out=str(Path(config.out) / f"{method}-{seed}"),
         seed=seed,
         optimizer=OptimizerConfig(steps=config.steps),
-        maps=MapsConfig(method="adam" if method == "adam" else "maps", lambda_max=config.lambda_max),
+        maps=MapsConfig(method=method, lambda_max=config.lambda_max),
         eval_every=config.steps,
     )
 
