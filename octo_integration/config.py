@@ -57,11 +57,12 @@ class OptimizerConfig:
     maps-vla finetune --optimizer.lr 5e-5 --optimizer.steps 50000 --optimizer.warmup 1000
     """
 
-    lr: float = 3e-4
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate; None: the model's own (tiny 1e-3, mini and openvla 5e-5, the others 3e-4), or that of the run
+    that is resumed."""
     warmup: int | None = None
     """Optimizer steps of linear warmup from 0; None: a twentieth of the steps, or those of the run that is resumed."""
-    steps: int = 600
+    steps: int = 400
     """Optimizer steps of the whole run; the learning rate falls to a tenth of its peak at the last one."""
     clip: float = 1.0
     """Largest global norm of the gradient; larger gradients are scaled down to it."""
@@ -153,7 +154,7 @@ class FinetuneConfig:
     --mesh.fsdp, --compute-dtype.
 
     The same command again resumes the run at its latest checkpoint, bit for bit. SIGTERM and Ctrl-C finish the step,
-    save, and exit with code 143 or 130.
+    save, and exit with code 143 or 130; before the first step is done they end the run at once.
     """
 
     out: str

@@ -105,7 +105,7 @@ def held(model: str, mesh: jax.sharding.Mesh) -> Held:
 
 def _optimizer(method: Method, shapes: Any) -> Optimizer:
     run = FinetuneConfig("", maps=MapsConfig(method=method))
-    return make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
+    return make_optimizer(run, holding(run, mx.presets.vla(), shapes))
 
 
 def _is_spd(node: Any) -> bool:

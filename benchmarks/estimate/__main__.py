@@ -29,7 +29,7 @@ from octo_integration.cli import demo
 from octo_integration.common.files import write_json
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.statistics import cache_directory
-from octo_integration.state.optimizer import learning_rate
+from octo_integration.state.optimizer import learning_rate, peak_rate
 from octo_integration.state.setup import Built, abstract_params, build, initial_params
 from octo_integration.train.step import make_loss
 
@@ -44,7 +44,9 @@ class Config:
     """
 
     job: demo.Options = dataclasses.field(default_factory=demo.Options)
-    """The main job: its steps, strength and seed; its out is not used."""
+    """The main job: its steps and strength; its out and seeds are not used."""
+    seed: int = 0
+    """Of the three runs."""
     constant_lr: bool = False
     """A constant learning rate in place of warmup and cosine."""
     out: Path = RESULTS
@@ -53,10 +55,10 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Runs the comparison, prints it and writes it to `config.out`."""
-    run = demo.run_config(config.job, "maps")
+    run = demo.run_config(config.job, "maps", config.seed)
     built = build(run, data.compute_statistics(run.data, cache_directory()))
     theta0 = initial_params(run, built, abstract_params(run, built))
-    lr = run.optimizer.lr if config.constant_lr else learning_rate(run.optimizer)
+    lr = peak_rate(run) if config.constant_lr else learning_rate(run)
     adam = optax.adam(lr)
     maps = mx.maps(built.layers, config.job.lambda_max)
     literal = optax.chain(adam, maps)
@@ -75,7 +77,7 @@ def main(config: Config) -> dict[str, Any]:
     result = {
         "steps": config.job.steps,
         "lambda_max": config.job.lambda_max,
-        "seed": config.job.seed,
+        "seed": config.seed,
         "constant_lr": config.constant_lr,
         "versions": {"jax": jax.__version__, "optax": optax.__version__, "python": platform.python_version()},
         "machine": {"backend": jax.default_backend(), "processor": platform.machine(), "cores": os.cpu_count()},

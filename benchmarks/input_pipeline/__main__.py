@@ -39,9 +39,9 @@ class Config:
 
 def main(config: Config) -> None:
     """Times every set at every size, prints the table and writes it to `config.out`."""
-    sets = {"metaworld": DataConfig()}
+    sets = {"metaworld": DataConfig(batch_size=16)}
     if config.bridge is not None:
-        sets["bridge"] = DataConfig(path=config.bridge, standardize="bridge", split="train[:20]")
+        sets["bridge"] = DataConfig(path=config.bridge, standardize="bridge", split="train[:20]", batch_size=16)
     cores = len(os.sched_getaffinity(0))
     rows: list[dict[str, Any]] = []
     for name, base in sets.items():

@@ -65,7 +65,7 @@ def measure(model: str, case: str, devices: int, batch: int, run: bool) -> dict[
     samples = abstract_batch(model, batch, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(vla.init, key, samples["observation"], samples["task"])["params"]
-    tx = make_optimizer(config.optimizer, holding(config, mx.presets.vla(), shapes))
+    tx = make_optimizer(config, holding(config, mx.presets.vla(), shapes))
     like = abstract_state(shapes, tx, mesh, MIN_SIZE)
     jitted: Any = make_train_step(make_loss(vla), tx, like, mesh, seed=0)
     step = jitted.lower(like, samples).compile()

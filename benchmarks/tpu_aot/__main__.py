@@ -117,7 +117,7 @@ def measure(name: str, pod: str, hold: str, config: Config) -> dict[str, Any]:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=PODS[pod].topology).devices
     mesh = sharding.make_mesh(MeshConfig(fsdp=min(config.fsdp, len(devices))), list(devices))
     shapes, run = model_shapes(name), FinetuneConfig("", maps=maps)
-    tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
+    tx = make_optimizer(run, holding(run, mx.presets.vla(), shapes))
     like = abstract_state(shapes, tx, mesh, LARGE, maps.anchor_memory)
     step = make_train_step(make_loss(VLA(CONFIGS[name])), tx, like, mesh, seed=0)
     row = {"chips": len(devices), "mesh": dict(mesh.shape), **components(like)}

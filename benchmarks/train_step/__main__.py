@@ -93,7 +93,7 @@ def measure(config: Config) -> list[dict[str, Any]]:
     parts: dict[str, Callable[[], Any]] = {"loss": lambda: forward(placed), "gradient": lambda: backward(placed)}
     for name, maps in HOLDS.items():
         run = FinetuneConfig("", maps=maps)
-        tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), shapes))
+        tx = make_optimizer(run, holding(run, mx.presets.vla(), shapes))
         like = abstract_state(shapes, tx, mesh, 2**16)
         step = make_train_step(loss, tx, like, mesh, seed=0).lower(like, batch).compile()
         parts[name] = _stepper(step, init_state(params, tx, like), batch)

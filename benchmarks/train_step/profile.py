@@ -59,7 +59,7 @@ def main(config: Config) -> None:
     """Profiles, prints two tables and keeps them."""
     setting = case(config.model, config.batch, config.dtype, config.remat)
     run = FinetuneConfig("")
-    tx = make_optimizer(run.optimizer, holding(run, mx.presets.vla(), setting.shapes))
+    tx = make_optimizer(run, holding(run, mx.presets.vla(), setting.shapes))
     like = abstract_state(setting.shapes, tx, setting.mesh, 2**16)
     step = make_train_step(setting.loss, tx, like, setting.mesh, seed=0).lower(like, setting.batch).compile()
     state = init_state(setting.params, tx, like)

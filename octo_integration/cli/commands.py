@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 BAD_INPUT = 2
 INTERRUPTED = 130
 HERE = "octo_integration"
+# Until they heed signals themselves, they have nothing to save; and Python's own answer to Ctrl-C would wait for XLA.
+TRAINING = ("demo", "finetune", "pretrain")
 
 
 class Command(NamedTuple):
@@ -122,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if own:
             environment.prepare()
+            if name in TRAINING:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
         config = _parse(name, command, options)
         refuse_schemes(config)
         return _found(command.run)(config)

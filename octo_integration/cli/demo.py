@@ -1,16 +1,21 @@
-"""The demonstration: `tiny` fine-tuned on the shipped data by plain Adam and with MAPS, then compared.
+"""The demonstration: `tiny` fine-tuned on the shipped data by Adam and with MAPS, three seeds each, then compared.
 
 maps-vla demo --out runs/demo
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
-from octo_integration.data import DataConfig
-from octo_integration.evaluate.action_error import ActionError, difference
+from octo_integration.cli.devices import say_devices
+from octo_integration.cli.following import say_next
+from octo_integration.common import limits
+from octo_integration.common.limits import check_limits
+from octo_integration.config import FinetuneConfig, MapsConfig, Method, OptimizerConfig
+from octo_integration.evaluate.action_error import ActionError
+from octo_integration.evaluate.intervals import t_interval
 from octo_integration.evaluate.plot import plot_drift
 from octo_integration.train.loop import finetune
 
@@ -18,105 +23,123 @@ from octo_integration.train.loop import finetune
 MILLIMETRES_PER_ACTION = 10.0
 HAND = slice(0, 3)
 
-BATCH_SIZE = 8  # both runs shall be done in five minutes on two cores
-LR = 1e-3  # as benchmarks/generalization chose for this model
-
-METHODS = {"adam": "Adam", "maps": "MAPS"}
+METHODS: Mapping[Method, str] = {"adam": "Adam", "maps": "MAPS"}
+# Split -> error; of the runs of a method one for each seed, in the same order.
+Errors = Mapping[str, ActionError]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Fine-tunes the tiny model on the shipped demonstrations twice, with plain Adam and with MAPS, and compares them.
+    """Fine-tunes the tiny model on the shipped demonstrations with plain Adam and with MAPS, and compares them.
 
     maps-vla demo --out runs/demo
 
-    Same seed, same data order. Prints the strengths, the action error on held-out episodes as recorded and under
-    unseen texture, light, camera and colour, and draws how far each tensor moved. The same command again resumes.
+    Three runs each, every one as `maps-vla finetune` does it by default; runs of one seed see the same data in the same
+    order. Prints the strengths, the action error on held-out episodes as recorded and under unseen texture, light,
+    camera and colour, and draws how far each tensor moved. The same command again resumes.
     """
 
     out: str = "runs/demo"
-    """Folder of the two runs (adam/, maps/) and the figure drift.png."""
-    steps: int = 600
+    """Folder of the runs (adam-0/, maps-0/, adam-1/ and so on) and the figure drift.png."""
+    steps: int = OptimizerConfig.steps
     """Optimizer steps of each run."""
     lambda_max: float = MapsConfig.lambda_max
     """Strength of MAPS at the first layer."""
-    seed: int = 0
-    """Of both runs."""
+    seeds: int = 3
+    """Runs of each method; their seeds are 0, 1, 2 and so on."""
 
     def __post_init__(self) -> None:
         """Refuses what one of the runs would refuse."""
+        check_limits(self, {"seeds": limits.AT_LEAST_2})
         for method in METHODS:
-            run_config(self, method)
+            run_config(self, method, 0)
 
 
 def run(config: Options) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""
-    out = Path(config.out)
-    errors: dict[str, dict[str, ActionError]] = {}
-    for method, name in METHODS.items():
-        print(f"\n== {name}: fine-tuning into {out / method}", flush=True)
-        outcome = finetune(run_config(config, method))
-        if outcome.signal is not None:
-            return 128 + outcome.signal
-        errors[method] = outcome.errors
+    say_devices()
+    errors: dict[Method, list[Errors]] = {method: [] for method in METHODS}
+    for seed in range(config.seeds):
+        for method, name in METHODS.items():
+            job = run_config(config, method, seed)
+            print(f"\n== {name}, seed {seed}: fine-tuning into {job.out}", flush=True)
+            outcome = finetune(job)
+            if outcome.signal is not None:
+                print(f"stopped by signal {outcome.signal}, saved; the same command resumes it.")
+                return 128 + outcome.signal
+            errors[method].append(outcome.errors)
     print("\n" + report(errors["adam"], errors["maps"]))
-    figure = out / "drift.png"
-    plot_drift([out / method for method in METHODS], figure)
-    print(f"\nDrift of every tensor along the stack: {figure}")
+    first = [Path(run_config(config, method, 0).out) for method in METHODS]
+    figure = Path(config.out) / "drift.png"
+    plot_drift(first, figure)
+    print(f"\nHow far each tensor moved, of seed 0: {figure}")
+    say_next(("evaluate", "--run", str(first[-1])), ("finetune", "--help"))
     return 0
 
 
-def run_config(config: Options, method: str) -> FinetuneConfig:
-    """The fine-tuning run of one method, `adam` or `maps`."""
+def run_config(config: Options, method: Method, seed: int) -> FinetuneConfig:
+    """One of its runs."""
     return FinetuneConfig(
-        out=str(Path(config.out) / method),
-        seed=config.seed,
-        optimizer=OptimizerConfig(lr=LR, steps=config.steps, warmup=min(30, config.steps // 2)),
-        maps=MapsConfig(method="adam" if method == "adam" else "maps", lambda_max=config.lambda_max),
-        data=DataConfig(batch_size=BATCH_SIZE),
+        out=str(Path(config.out) / f"{method}-{seed}"),
+        seed=seed,
+        optimizer=OptimizerConfig(steps=config.steps),
+        maps=MapsConfig(method=method, lambda_max=config.lambda_max),
         eval_every=config.steps,
     )
 
 
-def report(adam: dict[str, ActionError], maps: dict[str, ActionError]) -> str:
-    """The comparison as text: a table with uncertainties, and one sentence on what it does and does not show.
+def report(adam: Sequence[Errors], maps: Sequence[Errors]) -> str:
+    """The comparison as text: a table with uncertainties, and what it does and does not show.
 
-    The first split is in-distribution, the others are shifted.
+    The first split is in distribution, the others are shifted.
     """
-    first, *shifted = adam
+    first, *shifted = adam[0]
+    episodes = adam[0][first].episodes
     rows = [
         "Action error on held-out episodes: mean |predicted - demonstrated| over normalised action chunks",
-        f"{'split':<22}{'Adam':>16}{'MAPS':>16}{'MAPS - Adam':>20}{'hand, mm/step':>22}",
+        f"{'split':<22}{'Adam':>16}{'MAPS':>16}{'MAPS - Adam':>26}{'hand, mm/step':>18}",
     ]
     for split in (first, *shifted):
-        a, b = adam[split], maps[split]
-        gap, se = difference(a, b)
+        a, b = _l1(adam, [split]), _l1(maps, [split])
         name = f"{split} (ID)" if split == first else split
         rows.append(
-            f"{name:<22}{a.l1:>8.3f} ± {a.se:.3f}{b.l1:>8.3f} ± {b.se:.3f}"
-            f"{gap:>+12.3f} ± {se:.3f}{_hand(a):>14.2f} → {_hand(b):.2f}"
+            f"{name:<22}{_spread(a):>16}{_spread(b):>16}{_interval(b - a):>26}"
+            f"{_hand(adam, split):>10.2f} → {_hand(maps, split):.2f}"
         )
     rows += [
-        f"± is one standard error over {adam[first].episodes} episodes (bootstrap; the difference is paired).",
-        *(_verdict(name, adam, maps, splits) for name, splits in _groups(first, shifted).items()),
-        "One seed, a tiny model and offline error: a demonstration of the tool, not evidence about success rates.",
+        f"± is the standard deviation over {len(adam)} seeds, [ ] the 95 % interval (t) of their mean difference.",
+        f"It is about other seeds: all runs have the same {episodes} episodes, demonstrations and pretrained weights.",
     ]
+    for name, splits in {"in distribution": [first], **({"under shift (mean)": shifted} if shifted else {})}.items():
+        rows.append(_verdict(name, _l1(maps, splits) - _l1(adam, splits)))
+    if shifted:
+        prices = [_l1(method, shifted) - _l1(method, [first]) for method in (adam, maps)]
+        rows.append(_verdict("what the shift adds", prices[1] - prices[0]))
+    rows.append("A tiny model and offline error: a demonstration of the tool, not evidence about success rates.")
     return "\n".join(rows)
 
 
-def _groups(first: str, shifted: list[str]) -> dict[str, list[str]]:
-    return {"in distribution": [first], **({"under shift (mean)": shifted} if shifted else {})}
+def _l1(runs: Sequence[Errors], splits: Sequence[str]) -> np.ndarray:
+    """f64[seeds], the mean over splits."""
+    return np.asarray([np.mean([errors[split].l1 for split in splits]) for errors in runs])
 
 
-def _hand(error: ActionError) -> float:
-    return float(np.mean(error.physical[HAND])) * MILLIMETRES_PER_ACTION
+def _hand(runs: Sequence[Errors], split: str) -> float:
+    return float(np.mean([errors[split].physical[HAND] for errors in runs])) * MILLIMETRES_PER_ACTION
 
 
-def _verdict(name: str, adam: dict[str, ActionError], maps: dict[str, ActionError], splits: list[str]) -> str:
-    """One line: lower, higher, or no clear difference (less than two standard errors)."""
-    gaps, errors = zip(*(difference(adam[s], maps[s]) for s in splits), strict=True)
-    # The shifted splits show the same episodes, so their errors move together: their mean is no more certain than one.
-    gap, se = float(np.mean(gaps)), float(np.mean(errors))
-    if abs(gap) < 2 * se:
-        return f"{name}: no clear difference between MAPS and Adam ({gap:+.3f} ± {se:.3f})."
-    return f"{name}: MAPS is {'lower' if gap < 0 else 'higher'} than Adam by {abs(gap):.3f} ± {se:.3f}."
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def _interval(gaps: np.ndarray) -> str:
+    low, high = t_interval(gaps)
+    return f"{gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _verdict(name: str, gaps: np.ndarray) -> str:
+    """One line: lower, higher, or no clear difference (the interval includes 0)."""
+    low, high = t_interval(gaps)
+    found = "MAPS is lower than Adam" if high < 0 else "MAPS is higher than Adam" if low > 0 else "no clear difference"
+    each = " ".join(f"{gap:+.3f}" for gap in gaps)
+    return f"{name}: {found}, MAPS - Adam {_interval(gaps)}; seed by seed {each}."

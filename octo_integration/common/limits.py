@@ -14,6 +14,7 @@ class Limit(NamedTuple):
 
 
 AT_LEAST_1 = Limit(lambda x: x >= 1, "a number of at least 1")
+AT_LEAST_2 = Limit(lambda x: x >= 2, "a number of at least 2")
 AT_LEAST_0 = Limit(lambda x: 0 <= x < math.inf, "a finite number of at least 0")
 ABOVE_0 = Limit(lambda x: x > 0, "a number above 0")
 POSITIVE = Limit(lambda x: 0 < x < math.inf, "a finite number above 0")

@@ -41,7 +41,7 @@ class DataConfig:
     """Share of training samples whose goal image is hidden (goal only), so that instructions alone suffice later."""
     image_size: int = 64
     """Height and width of the images; others are resized (antialiased, the aspect is not kept)."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Samples per batch, over all hosts together."""
     augment: bool = True
     """Random crop, brightness, contrast, saturation and hue, in training only."""

@@ -99,17 +99,6 @@ def action_error(
     )
 
 
-def difference(a: ActionError, b: ActionError) -> tuple[float, float]:
-    """b.l1 - a.l1 and its standard error, paired: both were measured on the same episodes.
-
-    Raises:
-      ValueError: they were not.
-    """
-    if not np.array_equal(a.episode_count, b.episode_count):
-        raise ValueError("difference: the two errors were measured on different episodes.")
-    return b.l1 - a.l1, _standard_error(b.episode_error - a.episode_error, a.episode_count)
-
-
 def _standard_error(error: np.ndarray, count: np.ndarray) -> float:
     """Spread of the mean under resampling of whole episodes (seeded: the same data give the same number)."""
     picks = np.random.default_rng(0).integers(len(error), size=(RESAMPLES, len(error)))

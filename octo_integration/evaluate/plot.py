@@ -18,7 +18,7 @@ BANDS = ("#dbe9f6", "#e0f0de", "#fde8d0", "#efe3f3", "#f6dfe0", "#ececec")
 INKS = ("#1f4e79", "#2e6b2a", "#a04f00", "#5b2a6e", "#8a1f26", "#444444")
 RUN_COLOURS = ("#d1495b", "#00798c", "#6a4c93", "#b8860b", "#3d5a80", "#386641")
 ROOM = 30.0  # the axis ends this factor below the smallest mean of a layer
-MOST_LABELS = 30  # layers whose strength is written out; in a deeper stack each module's first
+MOST_LABELS = 18  # layers whose strength is written out; in a deeper stack each module's first
 DATA = ("path", "standardize", "split", "mixture")  # what of a config's data says which episodes a run learns from
 NAMES = {"dinov2": "DINOv2", "siglip": "SigLIP", "bridge": "bridge", "language": "language"}
 
@@ -94,7 +94,7 @@ def plot_drift(directories: Sequence[Path], out: Path, *, mixed: bool = False) -
     figure, grid = plt.subplots(
         2 * rows,
         columns,
-        figsize=(1.2 + 5.4 * columns, 4.9 * rows + 0.4),
+        figsize=(1.0 + 4.2 * columns, 4.3 * rows + 0.4),  # legible on a page that shows it 830 pixels wide
         height_ratios=[1.0, 0.13] * rows,
         squeeze=False,
         sharex=True,
@@ -252,4 +252,4 @@ def _draw_strengths(strip: Any, run: Run, peak: float, modules: Sequence[str]) -
     labelled = layers if len(layers) <= MOST_LABELS else [first for _, first, _ in _spans(modules)]
     for k in labelled:
         ink = "white" if strengths[k] > 0.55 * peak else "black"
-        strip.text(k, 0.5, f"{strengths[k]:.1f}", ha="center", va="center", fontsize=6.5, color=ink)
+        strip.text(k, 0.5, f"{strengths[k]:.1f}", ha="center", va="center", fontsize=7.5, color=ink)

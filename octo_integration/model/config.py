@@ -183,6 +183,7 @@ class VLAConfig:
       remat: what the backward pass computes again instead of keeping: nothing, all but matrix products, or all of
         each block.
       cudnn: attention by cuDNN's flash kernels; needs an NVIDIA GPU and dtype bfloat16.
+      lr: peak learning rate of fine-tuning, where a run gives none.
     """
 
     language: LanguageConfig
@@ -207,6 +208,7 @@ class VLAConfig:
     scan: bool = True
     remat: Remat = "none"
     cudnn: bool = False
+    lr: float = 3e-4
 
     @property
     def build(self) -> Build:

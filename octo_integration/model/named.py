@@ -29,11 +29,11 @@ def model_config(name: str, head: heads.HeadKind | None = None) -> VLAConfig:
 
 def model_shapes(name: str, head: heads.HeadKind | None = None) -> Tree:
     """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(functools.partial(random_params, VLA(model_config(name, head)), 1, 0))
+    return jax.eval_shape(functools.partial(random_params, VLA(model_config(name, head)), 1), jax.random.key(0))
 
 
-def random_params(model: VLA, window: int, seed: int) -> Tree:
-    """Those of a seed.
+def random_params(model: VLA, window: int, key: jax.Array) -> Tree:
+    """Those of a key.
 
     Args:
       window: timesteps of an observation.
@@ -51,4 +51,4 @@ def random_params(model: VLA, window: int, seed: int) -> Tree:
         "mask": jnp.ones((1, length), bool),
         "image_primary": jnp.zeros((1, *image), jnp.uint8),
     }
-    return model.init(jax.random.key(seed), observation, task)["params"]
+    return model.init(key, observation, task)["params"]

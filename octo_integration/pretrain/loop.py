@@ -6,6 +6,7 @@
 What is learned, and why: objective.py; what came of it is measured by probes.py.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -249,12 +250,15 @@ def _train(
     vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path, request: Request
 ) -> State:
     step = _make_step(vla, config, tx)
-    done, stop = int(state.step), None
+    done = start = int(state.step)
+    stop = None
     pending: list[Tree] = []
     with open_log(out, start=done, steps=config.steps, name="pretrain") as log:
         while done < config.steps and stop is None:
             index, kinds = _sample(config, len(train.frames), done)
-            state, parts = step(state, train.batch(index, kinds))
+            batch = train.batch(index, kinds)
+            with request.unheeded() if done == start else contextlib.nullcontext():  # compiles
+                state, parts = step(state, batch)
             pending.append(parts)
             jax.block_until_ready(pending[-1 - AHEAD : -AHEAD])
             done += 1

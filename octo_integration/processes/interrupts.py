@@ -5,7 +5,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -27,10 +27,12 @@ class Request:
     Attributes:
       signal: the signal that asked this process, or None so far.
       agreed: the signal that all processes of the run stop for, or None so far.
+      usual: what the signals that are heeded do otherwise.
     """
 
     signal: int | None = None
     agreed: int | None = None
+    usual: Mapping[int, Any] = dataclasses.field(default_factory=dict)
 
     def ask(self, *, together: bool = True) -> int | None:
         """`agreed`, brought up to date.
@@ -51,6 +53,16 @@ class Request:
                 raise Interrupted
             yield batch
 
+    @contextlib.contextmanager
+    def unheeded(self) -> Iterator[None]:
+        """Within this context signals do what they usually do: nothing of what is done in it need be saved."""
+        heeding = {number: signal.signal(number, usual) for number, usual in self.usual.items()}
+        try:
+            yield
+        finally:
+            for number, handler in heeding.items():
+                signal.signal(number, handler)
+
 
 @contextlib.contextmanager
 def interrupts(finishing: str = "this step, then saving") -> Iterator[Request]:
@@ -62,8 +74,8 @@ def interrupts(finishing: str = "this step, then saving") -> Iterator[Request]:
     Args:
       finishing: what is done before the end, for the answer.
     """
-    request = Request()
     before: dict[int, Any] = {}
+    request = Request(usual=before)
 
     def restore() -> None:
         while before:

@@ -7,7 +7,8 @@ import jax
 import optax
 
 import maps_optax as mx
-from octo_integration.config import OptimizerConfig
+from octo_integration.config import FinetuneConfig
+from octo_integration.model.named import model_config
 from octo_integration.state.methods.common import Hold
 
 Tree = Any
@@ -20,26 +21,37 @@ HOLD_PATH = re.compile(r"opt_state/(inner_opt_state/)?[03]/")
 ADAM = 2
 
 
-def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+def peak_rate(config: FinetuneConfig) -> float:
+    """The peak learning rate: the run's, or its model's own.
+
+    Raises:
+      ValueError: no such model; names those that there are.
+    """
+    return model_config(config.model).lr if config.optimizer.lr is None else config.optimizer.lr
+
+
+def learning_rate(config: FinetuneConfig) -> optax.Schedule:
     """Linear warmup from 0 to the peak, then a cosine down to a tenth of it at the last step."""
+    peak = peak_rate(config)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=config.lr,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.steps,
-        end_value=0.1 * config.lr,
+        peak_value=peak,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.optimizer.steps,
+        end_value=0.1 * peak,
     )
 
 
-def make_optimizer(optimizer: OptimizerConfig, hold: Hold) -> Optimizer:
+def make_optimizer(config: FinetuneConfig, hold: Hold) -> Optimizer:
     """clip -> AdamW, between the two members of what holds the weights, and gradient accumulation around it all.
 
     `mx.chain` hands the raw gradient to MAPS and sits inside `optax.MultiSteps`, which gives it the accumulated one.
     The chain has four members whatever the method, so that checkpoints of all methods differ only in HOLD_PATH.
     """
+    optimizer = config.optimizer
     b1, b2 = optimizer.betas
     adamw = optax.adamw(
-        learning_rate(optimizer),
+        learning_rate(config),
         b1=b1,
         b2=b2,
         weight_decay=optimizer.weight_decay,

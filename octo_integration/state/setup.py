@@ -79,11 +79,6 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
     return Built(VLA(vla), mx.presets.vla(), statistics, form)
 
 
-def init_params(config: FinetuneConfig, built: Built) -> Tree:
-    """Random parameters of `config.seed`."""
-    return random_params(built.model, config.data.window, config.seed)
-
-
 def find_tokenizer(config: FinetuneConfig) -> Path | None:
     """The tokenizer.json that came with imported weights, or None."""
     path = None if config.weights is None else Path(config.weights) / TOKENIZER
@@ -106,11 +101,11 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
     shardings = {path: leaf.sharding for path, leaf in flatten_dict(like).items() if path not in loaded}
 
     @functools.partial(jax.jit, out_shardings=shardings)
-    def fresh() -> Tree:
-        params = flatten_dict(init_params(config, built))
+    def fresh(key: jax.Array) -> Tree:  # compiled once for all seeds
+        params = flatten_dict(random_params(built.model, config.data.window, key))
         return {path: params[path] for path in shardings}
 
-    params = unflatten_dict({**fresh(), **loaded})
+    params = unflatten_dict({**fresh(jax.random.key(config.seed)), **loaded})
     if config.weights is None or imported:
         return params
     with _weights_file(config.weights) as path:
@@ -150,6 +145,6 @@ def abstract_params(config: FinetuneConfig, built: Built) -> Tree:
     Raises:
       ValueError: a target of the LoRA configuration names no kernel.
     """
-    shapes = jax.eval_shape(lambda: init_params(config, built))
+    shapes = jax.eval_shape(functools.partial(random_params, built.model, config.data.window), jax.random.key(0))
     lora.check_targets(shapes, config.lora)
     return shapes

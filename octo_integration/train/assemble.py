@@ -90,7 +90,7 @@ def assemble(config: FinetuneConfig) -> Job:
     splits = {split: _split(config.data, statistics, split) for split in config.eval_splits or ()}
     shapes = abstract_params(config, built)
     hold = holding(config, built.layers, shapes)
-    tx = make_optimizer(config.optimizer, hold)
+    tx = make_optimizer(config, hold)
     like = abstract_state(shapes, tx, mesh, config.mesh.min_size, hold.anchor_memory)
     placed = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.sharding), shapes, like.model
@@ -109,7 +109,7 @@ def assemble(config: FinetuneConfig) -> Job:
         merge=jax.jit(merge, out_shardings=shardings_of(lora.base(like.model))),
         predict=make_predict(built, mesh),
         splits=splits,
-        rate=learning_rate(config.optimizer),
+        rate=learning_rate(config),
         cadence=Cadence(
             config.optimizer.steps,
             config.optimizer.accumulate,

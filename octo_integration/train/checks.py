@@ -30,7 +30,7 @@ def check(config: FinetuneConfig, hosts: int = 1) -> None:
     sizes: Any = _Sizes()
     built = build(config, sizes)
     shapes = abstract_params(config, built)
-    tx = make_optimizer(config.optimizer, holding(config, built.layers, shapes))
+    tx = make_optimizer(config, holding(config, built.layers, shapes))
     jax.eval_shape(tx.init, lora.split(shapes)[0])
     check_weights(config, shapes)
 

@@ -1,23 +1,27 @@
-"""Defaults that depend on something else: on the run that is resumed, the steps, the data set."""
+"""Defaults that depend on something else: on the run that is resumed, the model, the steps, the data set."""
 
 import dataclasses
 from pathlib import Path
 
 from octo_integration.config import FinetuneConfig, read_config
+from octo_integration.state.optimizer import peak_rate
 
 
 def of_run(config: FinetuneConfig, out: Path) -> FinetuneConfig:
-    """What `config` leaves open is as in the run that `out` holds; without one, warmup is a share of the steps.
+    """What `config` leaves open is as in the run that `out` holds.
+
+    Without one, the learning rate is the model's and warmup a share of the steps.
 
     Raises:
-      ValueError: config.json is not ours.
+      ValueError: config.json is not ours; there is no such model.
     """
     before = read_config(out) if (out / "config.json").exists() else config
     optimizer, splits = config.optimizer, config.eval_splits
+    lr = peak_rate(before) if optimizer.lr is None else optimizer.lr
     warmup = before.optimizer.warmup_steps if optimizer.warmup is None else optimizer.warmup
     return dataclasses.replace(
         config,
-        optimizer=dataclasses.replace(optimizer, warmup=warmup),
+        optimizer=dataclasses.replace(optimizer, lr=lr, warmup=warmup),
         eval_splits=before.eval_splits if splits is None else splits,
     )
 

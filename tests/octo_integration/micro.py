@@ -80,7 +80,8 @@ def batch(index: int, size: int = 8) -> dict[str, Any]:
 
 def optimizer_of(optimizer: OptimizerConfig, maps: MapsConfig, width: int = 16) -> Optimizer:
     """That of a run on these parameters."""
-    return make_optimizer(optimizer, holding(FinetuneConfig("", optimizer=optimizer, maps=maps), LAYERS, params(width)))
+    config = FinetuneConfig("", optimizer=optimizer, maps=maps)
+    return make_optimizer(config, holding(config, LAYERS, params(width)))
 
 
 class Machine(NamedTuple):

@@ -1,8 +1,10 @@
 """The console command: help, exit codes, one-line errors, and what it imports."""
 
 import importlib
+import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -228,3 +230,37 @@ def test_a_module_of_ours_that_is_missing_is_no_user_error(monkeypatch):
     monkeypatch.setitem(commands.COMMANDS, "plot", broken)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         commands.main(["plot"])
+
+
+UNINTERRUPTIBLE = """
+import hashlib, sys, types
+from octo_integration.cli import commands
+
+compiling = types.ModuleType("compiling")
+sys.modules["compiling"] = compiling
+
+def run(config):
+    print("compiling", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C, as XLA's: no Python runs meanwhile
+
+compiling.run = run
+command = commands.COMMANDS["finetune"]
+commands.COMMANDS["finetune"] = command._replace(run="compiling:run")
+sys.argv = ["maps-vla", "finetune", "--out", "x"]
+commands.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_at_once_while_the_first_step_is_compiled(number, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNINTERRUPTIBLE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"compiling\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == -number and not errors
+    finally:
+        process.kill()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octo_integration.evaluate.action_error import action_error, difference
+from octo_integration.evaluate.action_error import action_error
 
 CHUNK, ACTIONS = 4, 2
 
@@ -80,24 +80,6 @@ def test_the_standard_error_is_that_of_episodes_not_of_frames():
     levels = rng.normal(3.0, 1.0, 40)
     error = action_error(predict, levels, batches(np.arange(40), [30] * 40, ["push"] * 40, size=64), unnormalise)
     assert error.se == pytest.approx(levels.std() / 40**0.5, rel=0.15)
-
-
-def test_differences_are_paired():
-    rng = np.random.default_rng(0)
-    levels = rng.normal(3.0, 1.0, 20)
-    a, b = (
-        action_error(predict, x, batches(np.arange(20), [5] * 20, ["push"] * 20), unnormalise)
-        for x in (levels, levels - 0.1)
-    )
-    gap, se = difference(a, b)
-    assert gap == pytest.approx(-0.1)
-    assert se < 1e-6 < a.se  # every episode is better by the same amount, however different they are
-
-
-def test_other_episodes_cannot_be_compared():
-    a, b = (action_error(predict, [1.0], batches([0], [n], ["push"]), unnormalise) for n in (3, 4))
-    with pytest.raises(ValueError, match="different episodes"):
-        difference(a, b)
 
 
 def test_bad_input():

@@ -50,7 +50,7 @@ def spent(monkeypatch):
 
 
 def config(out, **changes) -> FinetuneConfig:
-    base = FinetuneConfig(str(out), model="micro", weights=None, optimizer=OptimizerConfig(steps=10, warmup=2))
+    base = FinetuneConfig(str(out), model="micro", weights=None, optimizer=OptimizerConfig(lr=1e-3, steps=10, warmup=2))
     return dataclasses.replace(base, **changes)
 
 

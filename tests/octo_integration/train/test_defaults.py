@@ -1,11 +1,12 @@
-"""Defaults that depend on the steps, the data set and the run that is resumed."""
+"""Defaults that depend on the model, the steps, the data set and the run that is resumed."""
 
 import dataclasses
 import json
 
 import pytest
 
-from octo_integration.config import FinetuneConfig, OptimizerConfig, to_dict
+from octo_integration.cli import demo
+from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig, to_dict
 from octo_integration.data import DataConfig
 from octo_integration.state.optimizer import learning_rate
 from octo_integration.train import defaults
@@ -13,33 +14,50 @@ from octo_integration.train import defaults
 SHIPPED = ("heldout", "heldout_texture", "heldout_light", "heldout_camera", "heldout_color")
 
 
-def test_the_defaults_give_the_numbers_they_always_gave(tmp_path):
+def test_the_defaults_are_those_of_the_shipped_model_on_the_shipped_data(tmp_path):
     config = defaults.of_data(defaults.of_run(FinetuneConfig("x"), tmp_path))
-    assert (config.optimizer.warmup, config.optimizer.steps) == (30, 600)
+    assert (config.optimizer.lr, config.optimizer.warmup, config.optimizer.steps) == (1e-3, 20, 400)
+    assert config.data.batch_size == 8
     assert config.eval_splits == SHIPPED
+
+
+def test_the_demo_has_no_defaults_of_its_own():
+    """It names what it compares, and measures at the end alone."""
+    for method in demo.METHODS:
+        job = demo.run_config(demo.Options(), method, seed=2)
+        assert job == FinetuneConfig(job.out, seed=2, maps=MapsConfig(method=method), eval_every=job.optimizer.steps)
+
+
+@pytest.mark.parametrize(("model", "rate"), [("tiny", 1e-3), ("mini", 5e-5)])
+def test_a_new_run_records_its_models_learning_rate(tmp_path, model, rate):
+    assert defaults.of_run(FinetuneConfig("x", model=model), tmp_path).optimizer.lr == rate
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(50_000, 2500), (600, 30), (20, 1), (2, 0)])
 def test_warmup_is_a_share_of_the_steps(steps, warmup):
-    optimizer = FinetuneConfig("x", optimizer=OptimizerConfig(steps=steps)).optimizer
-    rate = learning_rate(optimizer)
-    assert optimizer.warmup_steps == warmup
-    assert float(rate(warmup)) == pytest.approx(optimizer.lr)
+    config = FinetuneConfig("x", optimizer=OptimizerConfig(lr=0.3, steps=steps))
+    rate = learning_rate(config)
+    assert config.optimizer.warmup_steps == warmup
+    assert float(rate(warmup)) == pytest.approx(0.3)
 
 
 def test_a_config_of_before_is_resumed_with_what_it_had(tmp_path):
     """config.json of a run whose defaults were numbers and names; it may also go on for longer."""
-    old = to_dict(FinetuneConfig("x", optimizer=OptimizerConfig(warmup=30, steps=600), eval_splits=SHIPPED[:2]))
+    old = to_dict(
+        FinetuneConfig("x", optimizer=OptimizerConfig(lr=3e-4, warmup=30, steps=600), eval_splits=SHIPPED[:2])
+    )
     (tmp_path / "config.json").write_text(json.dumps(old))
     longer = FinetuneConfig("x", optimizer=OptimizerConfig(steps=1200))
     resumed = defaults.of_run(longer, tmp_path)
-    assert (resumed.optimizer.warmup, resumed.optimizer.steps) == (30, 1200)
+    assert (resumed.optimizer.lr, resumed.optimizer.warmup, resumed.optimizer.steps) == (3e-4, 30, 1200)
     assert defaults.of_data(resumed).eval_splits == SHIPPED[:2]
 
 
 def test_what_is_given_stands(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(FinetuneConfig("x", optimizer=OptimizerConfig(warmup=7)))))
-    given = FinetuneConfig("x", optimizer=OptimizerConfig(warmup=3), eval_splits=())
+    (tmp_path / "config.json").write_text(
+        json.dumps(to_dict(FinetuneConfig("x", optimizer=OptimizerConfig(lr=0.7, warmup=7))))
+    )
+    given = FinetuneConfig("x", optimizer=OptimizerConfig(lr=0.3, warmup=3), eval_splits=())
     assert defaults.of_data(defaults.of_run(given, tmp_path)) == given
 
 

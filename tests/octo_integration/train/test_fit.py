@@ -1,9 +1,12 @@
 """The loop, without a model: what is done between steps, when, and with what."""
 
+import contextlib
+import signal
+
 import jax.numpy as jnp
 import pytest
 
-from octo_integration.processes.interrupts import Request
+from octo_integration.processes.interrupts import Request, interrupts
 from octo_integration.train.fit import Between, Cadence, fit
 
 
@@ -73,6 +76,37 @@ def test_a_signal_ends_it_after_the_step_logged_and_saved() -> None:
     (state, done, signal), log, calls = run(CADENCE, stop=2)
     assert (state, done, signal) == ([0, 1, 2], 3, 15)
     assert log == [(2, {"sum": 1.0}), (3, {"sum": 2.0})] and calls[-1] == ("save", 3, state)
+
+
+class Usual(Exception):
+    """What a signal usually does."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("first", "ends"), [(2, None), (0, 3)])
+def test_until_the_first_step_is_done_a_signal_acts_as_usual(number: int, first: int, ends: int | None):
+    """Nothing is lost yet, also where a run is resumed; and Python would heed it only once XLA has compiled."""
+
+    def act(*_):
+        raise Usual
+
+    def step(state, batch):
+        if batch == 2:
+            signal.raise_signal(number)
+        return state, {"loss": jnp.zeros(())}
+
+    between = Between(lambda *_: 0, lambda *_: {}, lambda *_: None, lambda state: None)
+    usual = signal.signal(number, act)
+    try:
+        with interrupts() as request:
+            usually = contextlib.nullcontext() if ends else pytest.raises(Usual)
+            with usually:
+                batches = iter(range(first, 9))
+                found = fit((), step, batches, CADENCE, between, start=first, request=request, log=Log())
+                assert found == ((), ends, number)
+        assert signal.getsignal(number) == act
+    finally:
+        signal.signal(number, usual)
 
 
 def test_skips_are_counted_from_report_to_report_and_a_check_at_a_save_counts_none_twice() -> None:

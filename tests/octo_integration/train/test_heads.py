@@ -15,12 +15,13 @@ from octo_integration.model.heads import HEADS
 from octo_integration.model.heads.diffusion import DiffusionConfig
 from octo_integration.model.heads.regression import L1Config
 from octo_integration.model.heads.tokens import TokensConfig
+from octo_integration.model.named import random_params
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.state import checkpoint, sharding
 from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
-from octo_integration.state.setup import build, init_params
+from octo_integration.state.setup import build
 from octo_integration.state.train_state import abstract_state, init_state
 from octo_integration.train.step import make_loss, make_train_step
 from tests.octo_integration import micro_vla
@@ -61,8 +62,8 @@ def train(config: FinetuneConfig, statistics: data.Statistics, batches: list[dic
     """The metrics of every step; leaves the run directory that `load_policy` reads."""
     built = build(config, statistics)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    params = jax.jit(lambda: init_params(config, built))()
-    tx = make_optimizer(config.optimizer, holding(config, built.layers, params))
+    params = jax.jit(lambda: random_params(built.model, config.data.window, jax.random.key(config.seed)))()
+    tx = make_optimizer(config, holding(config, built.layers, params))
     like = abstract_state(params, tx, mesh, config.mesh.min_size)
     step = make_train_step(make_loss(built.model), tx, like, mesh, config.seed)
     state, metrics = init_state(params, tx, like), []

@@ -268,7 +268,7 @@ def test_skipped_batches_are_counted_and_the_run_goes_on_also_after_it_was_stopp
     logged = {line["step"]: line for line in lines(tmp_path) if "skipped" in line}
     assert {step: line["skipped"] for step, line in logged.items()} == {4: 1, 6: 1, 8: 3, 10: 3}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert logged[10]["learning_rate"] == pytest.approx(float(learning_rate(config(tmp_path).optimizer)(6)))
+    assert logged[10]["learning_rate"] == pytest.approx(float(learning_rate(config(tmp_path))(6)))
 
 
 def test_too_many_skipped_batches_in_a_row_stop_the_run(tmp_path, poison):

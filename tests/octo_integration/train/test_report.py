@@ -23,7 +23,7 @@ def reports(after: optax.GradientTransformation | None, steps: int = 4) -> tuple
     if after is not None:
         hold = hold._replace(after=mx.chain(hold.after, after))
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    tx = make_optimizer(CONFIG.optimizer, hold)
+    tx = make_optimizer(CONFIG, hold)
     like = abstract_state(micro.params(), tx, mesh, 64)
     step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED)
     warned: list[str] = []

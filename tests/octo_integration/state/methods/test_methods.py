@@ -83,7 +83,7 @@ def test_what_stands_in_the_chain_and_where_theta0_is(of, name, members, anchore
     assert (hold.anchored, hold.measured, hold.anchor_memory) == (anchored, measured, memory)
     config = case(name)
     shapes = lora.split(abstract_params(config, build(config, _Sizes())))[0]
-    state = jax.eval_shape(make_optimizer(OptimizerConfig(), hold).init, shapes)
+    state = jax.eval_shape(make_optimizer(config, hold).init, shapes)
     assert (type(state[0]).__name__, type(state[3]).__name__) == members
     theta0 = [member.anchor for member in (state[0], state[3]) if hasattr(member, "anchor")]
     assert (sum(leaf.size for leaf in jax.tree.leaves(theta0)) > 50000) == anchored
@@ -103,13 +103,12 @@ def test_a_method_is_one_entry(monkeypatch) -> None:
     """What holds is whatever stands in the table, and its members stand around AdamW."""
     own = Hold("own", "nothing", (), before=optax.scale(2.0), after=optax.scale(0.5))
     monkeypatch.setitem(METHODS, "adam", METHODS["adam"]._replace(full=lambda config, layers, shapes: own))
-    config = FinetuneConfig("", maps=MapsConfig(method="adam"))
+    config = FinetuneConfig("", maps=MapsConfig(method="adam"), optimizer=OptimizerConfig(lr=0.1, warmup=0))
     hold = holding(config, micro.LAYERS, micro.params())
     assert hold is own
     params = {"x": {"bias": jax.numpy.ones(3)}}
     grads = {"x": {"bias": jax.numpy.full(3, 0.1)}}
-    optimizer = OptimizerConfig(lr=0.1, warmup=0)
-    txs = [make_optimizer(optimizer, h) for h in (hold, Hold("adam", "", ()))]
+    txs = [make_optimizer(config, h) for h in (hold, Hold("adam", "", ()))]
     halved, whole = (tx.update(grads, tx.init(params), params)[0]["x"]["bias"] for tx in txs)
     np.testing.assert_allclose(halved, whole / 2, rtol=1e-5)
     assert whole.all()
