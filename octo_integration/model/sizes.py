@@ -22,7 +22,7 @@ DINOV2_L = TowerConfig(
     std=IMAGENET_STD,
     features="penultimate",
 )
-# google/siglip-so400m-patch14-224 (arXiv 2303.15343), vision part.
+# google/siglip-so400m-patch14-224 (arXiv 2303.15343), vision part, and as timm computes it.
 SIGLIP_SO400M = TowerConfig(
     patch=14,
     width=1152,
@@ -37,6 +37,7 @@ SIGLIP_SO400M = TowerConfig(
     std=HALF,
     features="penultimate",
 )
+SIGLIP_SO400M_TIMM = dataclasses.replace(SIGLIP_SO400M, gelu="exact")
 # openai/clip-vit-large-patch14 (arXiv 2103.00020), vision part.
 CLIP_L = TowerConfig(
     patch=14,
@@ -132,7 +133,7 @@ CONFIGS: dict[str, VLAConfig] = {
     # MiniVLA: Prismatic with Qwen2.5-0.5B.
     "mini": VLAConfig(
         dinov2=DINOV2_L,
-        siglip=SIGLIP_SO400M,
+        siglip=SIGLIP_SO400M_TIMM,
         language=QWEN2_5_0_5B,
         image_size=224,
         instruction_length=32,
@@ -147,7 +148,7 @@ CONFIGS: dict[str, VLAConfig] = {
     # OpenVLA (arXiv 2406.09246) with the chunk head of OpenVLA-OFT.
     "openvla": VLAConfig(
         dinov2=DINOV2_L,
-        siglip=SIGLIP_SO400M,
+        siglip=SIGLIP_SO400M_TIMM,
         language=dataclasses.replace(LLAMA2_7B, vocabulary=32_064),  # OpenVLA pads the vocabulary
         image_size=224,
         instruction_length=32,
