@@ -25,7 +25,8 @@ test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint docs
 # The long form of tests that `test` runs briefly: thousands of random trees and damaged files, a million steps, a thousand
 # million elements, a hundred kills, two hours in a loop.
 TORTURE := $(addprefix tests/maps_optax/test_,fuzz.py refusals.py torture.py extremes.py) \
-	tests/octo_integration/data/test_bad_data.py tests/octo_integration/test_soak.py \
+	tests/octo_integration/data/test_bad_data.py tests/octo_integration/weights/test_bad_weights.py \
+	tests/octo_integration/test_soak.py \
 	tests/octo_integration/train/test_crashes.py tests/octo_integration/processes/test_lifeline.py
 torture: $(VENV)/installed
 	TORTURE=1 $(BIN)/python -m pytest -s $(TORTURE)

@@ -16,8 +16,7 @@ _FLOOR = 1e-3
 class AdaptStats(NamedTuple):
     """What a rule for λ may look at in step t, before it moves: vectors with one entry per layer, as in `SPDState`.
 
-    All but `norm` is computed anyway. `norm` costs one read of θ0 more where a rule uses it, and under `jit` nothing
-    where none does, since XLA removes what nobody reads.
+    All of it is computed anyway.
 
     Attributes:
       count: steps taken before this one, an int32 scalar.

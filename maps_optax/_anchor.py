@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _tree
+from maps_optax import _sums, _tree
 
 # What can be anchored; 8-bit floats have no promotion to float32. A fingerprint names its dtype by its place here.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -58,25 +58,30 @@ class SPDState(NamedTuple):
       count: steps taken, int32.
       anchor: θ0, a tree like params with `optax.MaskedNode` for free leaves (and all of ``lora_spd``'s product).
       leaf: which of the anchored leaves an entry belongs to, int32 (K,); −1: to none.
-      strength: λ of the last step, and of the first before it, (K,). Where `adapt` moves λ, this is what it moves.
-      carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
-      drift: ‖θ − θ0‖ after the last step, (K,). Squares are summed in float32, so it is 0 below about 1e-19 and not
-        finite above about 1e19; a layer out there is never pulled, and its update passes untouched.
-      triggered: 1 where c < 0 in the last step, else 0, (K,).
-      pull: λ·r in the last step, (K,); 0 where not triggered; the mean over rows for ``norm="mars"``.
+      norm: ‖θ0‖, (K,); 0 for `lora_spd`.
       mismatch: by how much of itself ‖θ − θ0‖ was, before the last step, another than the `drift` of the step before,
         (K,); 0 within rounding. Otherwise something after this transformation changes the step.
+      drift: ‖θ − θ0‖ after the last step, (K,). Squares are summed in float32, so it is 0 below about 1e-19 and not
+        finite above about 1e19; a layer out there is never pulled, and its update passes untouched.
+      carry: ⟨u, θ − θ0⟩ after the last step, (K,), for the momentum-free estimate.
+      strength: λ of the last step, and of the first before it, (K,). Where `adapt` moves λ, this is what it moves.
+      triggered: 1 where c < 0 in the last step, else 0, (K,).
+      pull: λ·r in the last step, (K,); 0 where not triggered; the mean over rows for ``norm="mars"``.
     """
+
+    # JAX gives the memory of donated vectors to the outputs in this order. What a step reads, `drift` and `carry`, goes
+    # to `mismatch` and `drift`, which it is read for; another order costs a copy.
 
     count: Any
     anchor: Any
     leaf: Any
-    strength: Any
-    carry: Any
+    norm: Any
+    mismatch: Any
     drift: Any
+    carry: Any
+    strength: Any
     triggered: Any
     pull: Any
-    mismatch: Any
 
 
 STATES: tuple[type, ...] = (SPDState, L2SPState)
@@ -84,9 +89,34 @@ STATES: tuple[type, ...] = (SPDState, L2SPState)
 
 def first_state(anchor: Any, layers: list[int], strength: jax.Array) -> SPDState:
     """The state of step 0, of leaves that have so many layers each."""
-    leaf = np.repeat(np.arange(len(layers), dtype=np.int32), layers) if layers else np.array([-1], np.int32)
-    zeros = [jnp.zeros(strength.shape, strength.dtype) for _ in range(5)]  # apart, so that none is donated twice
-    return SPDState(jnp.zeros((), jnp.int32), anchor, jnp.asarray(leaf), strength, *zeros)
+    leaf = jnp.asarray(np.repeat(np.arange(len(layers), dtype=np.int32), layers) if layers else [-1], jnp.int32)
+    # Apart, so that none is donated twice.
+    mismatch, drift, carry, triggered, pull = (jnp.zeros(strength.shape, strength.dtype) for _ in range(5))
+    norm = norms(_tree.flatten(anchor).leaves, leaf)
+    return SPDState(jnp.zeros((), jnp.int32), anchor, leaf, norm, mismatch, drift, carry, strength, triggered, pull)
+
+
+def norms(theta0: list[Any], leaf: jax.Array) -> jax.Array:
+    """‖θ0‖ of each entry of `SPDState.leaf`, also of one that `jax.vmap` made.
+
+    Under `jit` nobody knows which leaves stack layers, but how many entries a leaf has tells it when the program runs.
+    """
+    if not theta0 or isinstance(theta0[0], jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, _sums.stat_dtype())
+    return _norms(theta0, leaf)
+
+
+@jax.jit
+def _norms(theta0: list[Any], leaf: jax.Array) -> jax.Array:
+    if leaf.ndim > 1:
+        return jax.vmap(_norms)(theta0, leaf)
+    squared = jnp.zeros(leaf.shape, _sums.stat_dtype())
+    entries = jnp.bincount(leaf, length=len(theta0))
+    for x, first, count in zip(theta0, jnp.cumsum(entries) - entries, entries):
+        x = on_device(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+        rows = jnp.sum(x * x, axis=tuple(range(1, x.ndim))).reshape(-1).astype(squared.dtype)
+        squared = squared.at[first + jnp.where(count > 1, jnp.arange(rows.size), 0)].add(rows)
+    return jnp.sqrt(squared)
 
 
 def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any:
@@ -172,7 +202,9 @@ def set_anchor(opt_state: Any, params: Any) -> Any:
         anchor = _like(like, params, "set_anchor")
         if isinstance(state, SPDState):
             carry, drift = jax.tree_util.tree_map(jnp.zeros_like, (state.carry, state.drift))  # nnx has them in boxes
-            return state._replace(anchor=anchor, carry=carry, drift=drift)
+            new = norms(_tree.flatten(anchor).leaves, jax.tree_util.tree_leaves(state.leaf)[0])
+            norm = jax.tree_util.tree_map(lambda _: new, state.norm)
+            return state._replace(anchor=anchor, norm=norm, carry=carry, drift=drift)
         return state._replace(anchor=anchor)
 
     return _tree.replace_states(opt_state, STATES, renew)

@@ -49,6 +49,14 @@ def ratio(s: _sums.Sums) -> jax.Array:
     return jnp.where(grows, jnp.minimum(jnp.where(grows, grown, 0) / jnp.where(grows, beyond, 1), 1), 0)
 
 
+class Before(NamedTuple):
+    """What a step finds."""
+
+    drift: jax.Array  # ‖θ − θ0‖ as the step before predicted it, (n,)
+    norm: jax.Array  # ‖θ0‖, or another bound of what rounding goes by, (n,)
+    eps: np.ndarray  # as `rounding` gives it, (n,)
+
+
 class Decision(NamedTuple):
     """What a step does."""
 
@@ -71,9 +79,9 @@ def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
 
 
 def decide(
-    s: _sums.Sums, verdict: Verdict, strength: jax.Array, drift: jax.Array, eps: np.ndarray, exact: bool, max_pull: Any
+    s: _sums.Sums, verdict: Verdict, strength: jax.Array, before: Before, exact: bool, max_pull: Any
 ) -> Decision:
-    """All of the step's scalars, for n layers at once; `drift` is what the step before left, `eps` as in `rounding`."""
+    """All of the step's scalars, for n layers at once."""
     pull = pull_of(verdict, strength, max_pull)
     # Squares that float32 does not hold are infinite, as is what is left of them.
     held = jnp.isfinite(s.dd) & jnp.isfinite(s.growth)
@@ -83,15 +91,16 @@ def decide(
         carry=jnp.zeros_like(verdict.home) if exact else ((1 - pull) * (s.growth - s.sign)).sum(axis=1),
         drift=_sums.root(squared.sum(axis=1)),
         triggered=_triggers(verdict).astype(_sums.stat_dtype()),
-        mismatch=_mismatch(_sums.root(s.dd.sum(axis=1)), drift, eps, _sums.root(s.anchor.sum(axis=1))),
+        mismatch=_mismatch(_sums.root(s.dd.sum(axis=1)), before),
     )
 
 
-def _mismatch(found: jax.Array, left: jax.Array, eps: np.ndarray, norm: jax.Array) -> jax.Array:
+def _mismatch(found: jax.Array, before: Before) -> jax.Array:
     """By how much of itself the drift that is found is another than the one that the step before left, (n,).
 
     Adding the update rounds each parameter by eps/2 of itself at most, so the drift by eps/2 · (‖θ0‖ + drift).
     """
+    left, norm, eps = before
     larger = jnp.maximum(found, left)
     beyond = jnp.abs(found - left) - (eps * (norm + 2 * larger) + _SUMMED * larger)
     differs = (left > 0) & (beyond > 0) & jnp.isfinite(larger)  # 0 may be the start, from wherever the anchor was given

@@ -189,7 +189,7 @@ def _product(
         grads = _tree.align(grad, flat, f"{_WHO}: grad")
 
         member = _callers.is_member()
-        layers, sums, eps = [], [], []
+        layers, sums, norms, eps = [], [], [], []
         for pair, h in zip(chosen, held):
             for what, tree, i in (("updates", steps, pair.a), ("updates", steps, pair.b), ("grad", grads, pair.b)):
                 _tree.check_shape(tree[i], flat.leaves[i], flat.paths[i], f"{_WHO}: {what}", _tree.AS_GRADIENTS)
@@ -199,12 +199,14 @@ def _product(
             dtype = jnp.result_type(jnp.float32, *(x.dtype for x in given))
             a, b, u, v, g = (x.astype(dtype) for x in given)
             layers.append(_sums.Layer(b, v, g, None, h.layers is not None))
-            sums.append(_of_product(a, u, layers[-1], scale))
+            s, norm = _of_product(a, u, layers[-1], scale)
+            sums.append(s)
+            norms.append(norm)
             eps.append(_decide.rounding(h, flat.leaves[pair.b], steps[pair.b]))
         s = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts)[:, None], *sums)
-        decided = _decide.decide(
-            s, _decide.Verdict(s.sign[:, 0], _decide.ratio(s)), now, state.drift, np.concatenate(eps), True, max_pull
-        )
+        before = _decide.Before(state.drift, jnp.concatenate(norms), np.concatenate(eps))
+        verdict = _decide.Verdict(s.sign[:, 0], _decide.ratio(s))
+        decided = _decide.decide(s, verdict, now, before, True, max_pull)
         pulls = jnp.split(decided.pull, np.cumsum([h.layers or 1 for h in held])[:-1])
         for pair, layer, pull in zip(chosen, layers, pulls):
             steps[pair.b] = _decide.project(layer, pull, steps[pair.b].dtype)
@@ -218,8 +220,8 @@ def _product(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _of_product(a: jax.Array, u: jax.Array, layer: _sums.Layer, scale: float) -> _sums.Sums:
-    """‖Δ‖², its growth and ⟨g, B⟩ over each layer of a pair, (n,)."""
+def _of_product(a: jax.Array, u: jax.Array, layer: _sums.Layer, scale: float) -> tuple[_sums.Sums, jax.Array]:
+    """‖Δ‖², its growth and ⟨g, B⟩ over each layer of a pair, and a bound of ‖Δ‖ that its rounding goes by, (n,)."""
     b, v, g = layer.theta, layer.u, layer.g
     assert g is not None
     if _is_transposed(a.shape, b.shape):  # Δ = B A: B is the left factor
@@ -242,12 +244,12 @@ def _of_product(a: jax.Array, u: jax.Array, layer: _sums.Layer, scale: float) ->
     # With D = Δ̃ − Δ = d_left · after + left · d_right: ‖Δ̃‖² − ‖Δ‖² = 2⟨D, Δ⟩ + ‖D‖², which does not cancel.
     crossing = dl * outer(after, right + d_right) + ll * outer(d_right, right)
     squared = dd * outer(after, after) + ll * outer(d_right, d_right)
-    return _sums.Sums(
+    sums = _sums.Sums(
         dd=jnp.maximum(total(ll * outer(right, right)), 0) * scale**2,
         growth=total(2 * crossing + squared) * scale**2,
         sign=total(g * b),
-        anchor=total(a * a) * total(b * b) * scale**2,  # rounding A and B moves Δ by no more than it does ‖A‖‖B‖
     )
+    return sums, _sums.root(total(a * a) * total(b * b)) * scale  # rounding A and B moves Δ by no more than ‖A‖‖B‖
 
 
 def _gram(formula: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -236,13 +236,16 @@ def selective_projection(
         count = optax.safe_int32_increment(state.count)
         now = strengths_now(anchored, state.count)
         splits = np.cumsum([a.layers or 1 for a in anchored], dtype=int)[:-1]
-        sums = [_sums.sums_of(layer, norm) for layer in layers]
-        if axis_name is not None:
+        # Whether the state's ‖θ0‖ is that of a part or of the whole, nothing tells inside `shard_map`.
+        sums = [_sums.sums_of(layer, norm, with_anchor=axis_name is not None) for layer in layers]
+        norms = state.norm
+        if axis_name is not None and sums:
             sums = _sums.psum(sums, axis_name)
+            norms = _sums.root(_sums.concatenate(sums).anchor.sum(axis=1))
         judged = [_decide.judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
         if adapt is not None and judged:
             adapted = _adapted(
-                adapt, _sums.concatenate(sums), _sums.concatenate(judged), state, _sums.join(now), anchored, who
+                adapt, _sums.concatenate(sums), _sums.concatenate(judged), norms, state, _sums.join(now), anchored, who
             )
             now = jnp.split(adapted, splits)
         # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
@@ -251,11 +254,13 @@ def selective_projection(
         new_state = state._replace(count=count, strength=_sums.join(now))
         if anchored:
             eps = [_decide.rounding(a, flat.leaves[a.leaf], steps[a.leaf]) for a in anchored]
-            drifts = jnp.split(state.drift, splits)
             if norm == "l2":  # one row per layer: what the state keeps is computed for all layers at once
                 sums, judged, now = [_sums.concatenate(sums)], [_sums.concatenate(judged)], [_sums.join(now)]
-                eps, drifts = [np.concatenate(eps)], [state.drift]
-            decided = [_decide.decide(*each, exact, max_pull) for each in zip(sums, judged, now, drifts, eps)]
+                before = [_decide.Before(state.drift, norms, np.concatenate(eps))]
+            else:
+                vectors = jnp.split(state.drift, splits), jnp.split(norms, splits)
+                before = [_decide.Before(*each) for each in zip(*vectors, eps)]
+            decided = [_decide.decide(*each, exact, max_pull) for each in zip(sums, judged, now, before)]
             new_state = new_state._replace(
                 carry=_sums.join([d.carry for d in decided]),
                 drift=_sums.join([d.drift for d in decided]),
@@ -272,6 +277,7 @@ def _adapted(
     adapt: _adapt.Adapt,
     s: _sums.Sums,
     verdict: _decide.Verdict,
+    norms: jax.Array,
     state: _anchor.SPDState,
     start: jax.Array,
     anchored: list[_strength.Anchored],
@@ -288,7 +294,7 @@ def _adapted(
         home=jnp.sign(jnp.where(jnp.isfinite(verdict.home), verdict.home, 0)).astype(old.dtype),
         ratio=verdict.ratio[:, 0],
         drift=_sums.root(s.dd[:, 0]),
-        norm=_sums.root(s.anchor[:, 0]),
+        norm=norms,
     )
     new = jnp.asarray(adapt(stats), old.dtype)
     if new.shape not in ((), old.shape):

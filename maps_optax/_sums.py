@@ -23,9 +23,9 @@ class Sums(NamedTuple):
     dd: jax.Array  # ‖d‖²
     growth: jax.Array  # ⟨u, 2d + u⟩ = ‖d + u‖² − ‖d‖², without its cancellation
     sign: jax.Array  # ⟨g, d⟩ where the gradient is known, else ⟨u, d⟩
-    anchor: jax.Array  # ‖θ0‖², or the square of another bound of what θ is rounded to
     l1: Optional[jax.Array] = None  # Σ|d + u|, for "mars"
     l1_growth: Optional[jax.Array] = None  # Σ(|d + u| − |d|), for "mars"
+    anchor: Optional[jax.Array] = None  # ‖θ0‖², where only the step can add it up
 
 
 class Layer(NamedTuple):
@@ -48,14 +48,16 @@ def widen(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: 
     return Layer(theta, u, None if g is None else g.astype(dtype), theta0, stacked, rows)
 
 
-def sums_of(layer: Layer, norm: str) -> Sums:
-    """The sums of a leaf; those for "mars" where asked for."""
+def sums_of(layer: Layer, norm: str, with_anchor: bool) -> Sums:
+    """The sums of a leaf; those for "mars" and ‖θ0‖² where asked for."""
     theta, u, g, theta0 = layer.theta, layer.u, layer.g, layer.theta0
     assert theta0 is not None
     d = theta - theta0
-    terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d, "anchor": theta0 * theta0}
+    terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d}
     if norm == "mars":
         terms |= {"l1": jnp.abs(d + u), "l1_growth": jnp.abs(d + u) - jnp.abs(d)}
+    if with_anchor:
+        terms["anchor"] = theta0 * theta0
     shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
     totals = _totals(tuple(terms.values()), tuple(range(layer.stacked + layer.rows, d.ndim)))
     return Sums(

@@ -16,11 +16,11 @@ SOURCES = ("dinov2", "siglip", "clip", "t5", "language")
 class Options:
     """Reads published weights (directories of safetensors, as Hugging Face has them) into a checkpoint of ours.
 
-    maps-vla import --model mini --out weights/mini --dinov2 dinov2-large --siglip siglip-so400m --language qwen2.5-0.5b
+    maps-vla import --model mini --out weights/mini --dinov2 dinov2-large --siglip vit_so400m --language qwen2.5-0.5b
 
     Names of transformers 4 and 5, timm and Prismatic are known. What config.json says of the computation (heads,
-    activation, epsilons, rotary base, ...) must be what the model does. Modules without a source stay out; fine-tuning
-    makes them anew.
+    activation, epsilons, rotary base, ...) must be what the model does. SigLIP of mini and openvla is timm's, with the
+    exact GELU. Modules without a source stay out; fine-tuning makes them anew.
     """
 
     out: str

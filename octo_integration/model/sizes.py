@@ -24,7 +24,7 @@ DINOV2_L = TowerConfig(
     std=IMAGENET_STD,
     features="penultimate",
 )
-# google/siglip-so400m-patch14-224 (arXiv 2303.15343), vision part.
+# google/siglip-so400m-patch14-224 (arXiv 2303.15343), vision part, and as timm computes it.
 SIGLIP_SO400M = TowerConfig(
     patch=14,
     width=1152,
@@ -39,6 +39,7 @@ SIGLIP_SO400M = TowerConfig(
     std=HALF,
     features="penultimate",
 )
+SIGLIP_SO400M_TIMM = dataclasses.replace(SIGLIP_SO400M, gelu="exact")
 # openai/clip-vit-large-patch14 (arXiv 2103.00020), vision part.
 CLIP_L = TowerConfig(
     patch=14,
@@ -135,7 +136,7 @@ CONFIGS: dict[str, VLAConfig] = {
     # MiniVLA: Prismatic with Qwen2.5-0.5B. Its rate and OpenVLA's are those of the paper.
     "mini": VLAConfig(
         dinov2=DINOV2_L,
-        siglip=SIGLIP_SO400M,
+        siglip=SIGLIP_SO400M_TIMM,
         language=QWEN2_5_0_5B,
         image_size=224,
         instruction_length=32,
@@ -151,7 +152,7 @@ CONFIGS: dict[str, VLAConfig] = {
     # OpenVLA (arXiv 2406.09246) with the chunk head of OpenVLA-OFT.
     "openvla": VLAConfig(
         dinov2=DINOV2_L,
-        siglip=SIGLIP_SO400M,
+        siglip=SIGLIP_SO400M_TIMM,
         language=dataclasses.replace(LLAMA2_7B, vocabulary=32_064),  # OpenVLA pads the vocabulary
         image_size=224,
         instruction_length=32,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from octo_integration.model.config import TOWERS
 from octo_integration.model.t5 import NORM_EPS
+from octo_integration.weights.convert import Plan, equal
 from octo_integration.weights.hf import CONFIGS, Checkpoint
 from octo_integration.weights.names import MODEL_TYPES
 
@@ -59,6 +60,43 @@ def check_computation(module: str, ours: Any, checkpoint: Checkpoint, prismatic:
         told = [text for field in fields for text in _differences(field, values, ours, inside)]
         if told:
             raise ValueError(f"{checkpoint.directory / file} does not fit {module} of the model: {'; '.join(told)}.")
+
+
+def check_names(ours: Any, plan: Plan, checkpoint: Checkpoint) -> None:
+    """Compares what the tensors' names say of a tower's activation with its configuration, where no file says it.
+
+    Raises:
+      ValueError: they differ.
+    """
+    config = checkpoint.configs.get("config.json", {})
+    if plan.format.gelu in (None, ours.gelu) or any(_find(config, name) is not None for name in _ACTIVATIONS):
+        return
+    raise ValueError(
+        f"{checkpoint.directory} does not fit {plan.module} of the model: {plan.format.name} names mean "
+        f"{GELU[plan.format.gelu]!r} (the model computes with {GELU[ours.gelu]!r}); give transformers' checkpoint."
+    )
+
+
+def check_tied(plan: Plan, checkpoint: Checkpoint, prismatic: bool = False) -> None:
+    """Compares what config.json says of a language model's head with its tensors; without such a file, nothing.
+
+    Raises:
+      ValueError: it is said to be the token embedding and is another tensor, or to be its own and is not there.
+    """
+    config, inside, name = checkpoint.configs.get("config.json", {}), "", "tie_word_embeddings"
+    if prismatic:
+        config, inside = _object(config, "text_config"), "text_config."
+    said = config.get(name)
+    tied = False if said is None and config.get("model_type") in FAMILIES and not prismatic else said
+    embedding, head = (plan.prefix + x for x in (plan.rules["embed/embedding"].source, "lm_head.weight"))
+    where, there = f"{checkpoint.directory / 'config.json'}: {inside}{name}", head in checkpoint.tensors
+    if tied not in (None, True, False):
+        raise ValueError(f"{where} is {tied!r:.80}; it must be true or false.")
+    if tied and there and not equal(head, embedding, checkpoint):
+        raise ValueError(f"{where} is True, but {head} differs from {embedding}; give the config.json of these.")
+    if tied is False and not there:
+        words = "absent, which means False" if said is None else "False"
+        raise ValueError(f"{where} is {words}, but there is no {head}; give the config.json of these.")
 
 
 def _parts(
@@ -201,6 +239,7 @@ _PIXELS = (
     Field(("image_std",), lambda ours: ours.std),
     Field(("rescale_factor",), lambda ours: 1 / 255),
 )
+_ACTIVATIONS = ("model_args.act_layer", "timm_override_act_layers.1", *_ACTIVATION)
 _PRISMATIC = {
     tower: (Field((f"timm_override_act_layers.{i}",), lambda ours: GELU[ours.gelu], None, _function),)
     for i, tower in enumerate(("dinov2", "siglip"))

@@ -95,7 +95,7 @@ def load(plan: Plan, checkpoint: Checkpoint) -> Leaves:
       ValueError: a file is damaged, has values that are not finite, or two different tensors where the model has one.
     """
     for copy, original in plan.copies.items():
-        if not _equal(copy, original, checkpoint):
+        if not equal(copy, original, checkpoint):
             raise ValueError(
                 f"{checkpoint.directory}: {copy} differs from {original}, but {plan.module} of the model has one leaf "
                 "for both; give a checkpoint in which they are equal, or a model with a leaf for each."
@@ -256,7 +256,7 @@ def _patch_rows(shape: tuple[int, ...]) -> int:
     return math.isqrt(shape[-2]) ** 2
 
 
-def _equal(copy: str, original: str, checkpoint: Checkpoint) -> bool:
+def equal(copy: str, original: str, checkpoint: Checkpoint) -> bool:
     """Whether two tensors are the same numbers, a few rows at a time."""
     shape = checkpoint.tensors[copy].shape
     if shape != checkpoint.tensors[original].shape:

@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import maps_optax as mx
-from octo_integration.model.config import VLAConfig
-from octo_integration.weights.computation import check_computation
+from octo_integration.model.config import TOWERS, VLAConfig
+from octo_integration.weights.computation import check_computation, check_names, check_tied
 from octo_integration.weights.convert import load, plan, unload
 from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
 from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC, PRISMATIC_TRAINED
@@ -83,8 +83,12 @@ def import_weights(
             check_computation(module, getattr(config, module), checkpoint, prismatic is not None)
         wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(shapes[module]).items()}
         plans[module] = plan(module, wanted, checkpoint, prefix)
+        if module in TOWERS:
+            check_names(getattr(config, module), plans[module], checkpoint)
     if prismatic is not None:
         _check_prismatic(opened)
+    if "language" in plans:
+        check_tied(plans["language"], opened["language"][0], prismatic is not None)
     params: Tree = {}
     host = jax.devices("cpu")[0]
     for module in tqdm(plans, desc=f"import {model}", unit="module"):

@@ -34,6 +34,7 @@ class Format(NamedTuple):
       ignored: pattern of tensor names that no leaf needs -> why.
       copies: tensor -> the leaf that it repeats; one that the model has a leaf of its own for is no copy.
       antialias: positions are resampled so by what computes with these names.
+      gelu: what computes with these names, where no JSON file says otherwise; None: its family's config.json says it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Format(NamedTuple):
     ignored: Mapping[str, str]
     copies: Mapping[str, str] = {}
     antialias: bool = True
+    gelu: str | None = None
 
 
 def _affine(leaf: str, source: str) -> Iterator[Rule]:
@@ -188,18 +190,20 @@ def _unregistered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 # Of each module; the one of which a checkpoint has most decides, of equals the first. transformers antialiases the
-# positions of DINOv2 with registers only, timm (and Prismatic, which takes its towers from there) those of all.
+# positions of DINOv2 with registers only, timm (and Prismatic, which takes its towers from there) those of all. timm's
+# SigLIP of 400M parameters has the exact GELU, though it learnt with the tanh form, which transformers keeps; what was
+# trained on from there (MiniVLA, OpenVLA) has learnt with the exact one.
 FORMATS: dict[str, tuple[Format, ...]] = {
     "dinov2": (
-        Format("timm", _timm("gamma"), _TIMM_IGNORED),
-        Format("prismatic", _timm("scale_factor"), _TIMM_IGNORED),
+        Format("timm", _timm("gamma"), _TIMM_IGNORED, gelu="exact"),
+        Format("prismatic", _timm("scale_factor"), _TIMM_IGNORED, gelu="exact"),
         Format("transformers 4, no registers", _unregistered(_DINOV2_4), _MASK_TOKEN, antialias=False),
         Format("transformers 5, no registers", _unregistered(_DINOV2_5), _MASK_TOKEN, antialias=False),
         Format("transformers 4", _DINOV2_4, _MASK_TOKEN),
         Format("transformers 5", _DINOV2_5, _MASK_TOKEN),
     ),
     "siglip": (
-        Format("timm", _timm("gamma"), _TIMM_IGNORED),
+        Format("timm", _timm("gamma"), _TIMM_IGNORED, gelu="exact"),
         Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),
     ),
     "clip": (Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),),

@@ -7,7 +7,9 @@ Needs torch and transformers alone. Per architecture FOLDER/<name>/model.safeten
 live test makes them again.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,23 @@ def main(folder: Path) -> None:
 
 def vision(name: str, model: torch.nn.Module, folder: Path) -> None:
     pixels = torch.randn(2, 3, 16, 16)
-    save(model, folder, pixels=pixels, **features(model, pixels))
+    values = features(model, pixels)
+    if name == "siglip":
+        with exact_gelu(model):
+            values |= {f"timm_{key}": value for key, value in features(model, pixels).items()}
+    save(model, folder, pixels=pixels, **values)
+
+
+@contextlib.contextmanager
+def exact_gelu(model: torch.nn.Module) -> Iterator[None]:
+    """As timm computes SigLIP of 400M parameters."""
+    mlps = [m for m in model.modules() if hasattr(m, "activation_fn")]
+    before = [m.activation_fn for m in mlps]
+    for m in mlps:
+        m.activation_fn = torch.nn.GELU()
+    yield
+    for m, function in zip(mlps, before):
+        m.activation_fn = function
 
 
 def features(model: torch.nn.Module, pixels: torch.Tensor, **options: bool) -> dict[str, torch.Tensor]:
@@ -84,7 +102,8 @@ def resized(name: str, model: torch.nn.Module, folder: Path) -> None:
     values = {"pixels": pixels, "last": features(model, pixels, **options)["last"]}
     if name != "clip":
         antialias(model, 3)
-        values["timm"] = features(model, pixels)["last"]
+        with exact_gelu(model) if name == "siglip" else contextlib.nullcontext():
+            values["timm"] = features(model, pixels)["last"]
     save_file({key: x.contiguous() for key, x in values.items()}, folder / f"{name}_resized.safetensors")
 
 

@@ -19,7 +19,7 @@ from octo_integration.model.vla import VLA
 from octo_integration.weights import imported
 from octo_integration.weights.imported import export_weights, import_weights, read_provenance, restore
 from tests.octo_integration.model.small import inputs
-from tests.octo_integration.weights.test_parity import DECODERS, HERE, TOWERS
+from tests.octo_integration.weights.test_parity import DECODERS, HERE, TIMM_SIGLIP, TOWERS
 
 FIXTURES = HERE / "fixtures"
 CONFIG = dataclasses.replace(
@@ -29,6 +29,8 @@ CONFIG = dataclasses.replace(
     image_size=16,
     instruction_length=4,
 )
+# With the towers that Prismatic takes from timm.
+TIMM = dataclasses.replace(CONFIG, siglip=dataclasses.replace(TIMM_SIGLIP, features="penultimate"))
 SOURCES = {"dinov2": FIXTURES / "dinov2", "siglip": FIXTURES / "siglip", "language": FIXTURES / "qwen2"}
 
 
@@ -115,7 +117,7 @@ def prismatic(folder):
 
 def test_a_prismatic_checkpoint_there_and_back(tmp_path, weights):
     tensors = prismatic(tmp_path / "minivla")
-    record = import_weights("small", CONFIG, shapes(), {}, tmp_path / "out", tmp_path / "minivla")
+    record = import_weights("small", TIMM, shapes(), {}, tmp_path / "out", tmp_path / "minivla")
     assert set(record["fresh"]) == {"readout", "action_head", "proprio_projector"}
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     params = restore(tmp_path / "out", shapes())
@@ -145,7 +147,7 @@ TRAINED = {
 
 def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
     tensors = prismatic(tmp_path / "released")
-    wanted = import_weights("small", CONFIG, shapes(), {}, tmp_path / "wanted", tmp_path / "released")
+    wanted = import_weights("small", TIMM, shapes(), {}, tmp_path / "wanted", tmp_path / "released")
     renamed = {}
     for name, value in tensors.items():
         for old, new in TRAINED.items():
@@ -153,7 +155,7 @@ def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
         renamed[name] = value
     (tmp_path / "trained").mkdir()
     save_file(renamed, tmp_path / "trained" / "model.safetensors")
-    record = import_weights("small", CONFIG, shapes(), {}, tmp_path / "out", tmp_path / "trained")
+    record = import_weights("small", TIMM, shapes(), {}, tmp_path / "out", tmp_path / "trained")
     assert record["fingerprints"] == wanted["fingerprints"]
     (file,) = export_weights(restore(tmp_path / "out", shapes()), record, tmp_path / "exported")
     assert {name for name in renamed if ".attn_pool." not in name} - set(load_file(file)) <= {
@@ -161,7 +163,7 @@ def test_what_prismatics_training_saves_is_the_same_model(tmp_path):
     }
     save_file({**renamed, "extra.weight": np.zeros(1, np.float32)}, tmp_path / "trained" / "model.safetensors")
     with pytest.raises(ValueError, match="unused: extra.weight"):
-        import_weights("small", CONFIG, shapes(), {}, tmp_path / "more", tmp_path / "trained")
+        import_weights("small", TIMM, shapes(), {}, tmp_path / "more", tmp_path / "trained")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
