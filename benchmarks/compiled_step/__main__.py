@@ -35,7 +35,7 @@ from octo_integration.common.files import write_json
 HERE = Path(__file__).parent
 # What decides the compiled step.
 COMPILED = (
-    *(f"maps_optax/_{name}.py" for name in ("decide", "gradient", "maps", "spd", "strength", "sums")),
+    *(f"maps_optax/_{name}.py" for name in ("anchor", "decide", "gradient", "maps", "spd", "strength", "sums")),
     "benchmarks/optimizer_step/cases.py",
 )
 # Leaves with fewer elements stay whole on every chip.

@@ -32,7 +32,7 @@ WORD = 4
 # ⟨g, d⟩, ‖d‖² and ‖d + u‖² − ‖d‖² of each tensor.
 SUMS = 3
 # leaf, strength, carry, drift, triggered and pull of each tensor.
-STATISTICS = 6
+STATISTICS = 8
 
 
 class Chip(NamedTuple):

@@ -202,3 +202,19 @@ def test_under_jit_a_new_anchor_stays_in_host_memory() -> None:
     moved = jax.jit(mx.set_anchor)(state, params(seed=1))
     assert moved[1].anchor["stack"].sharding.memory_kind == "pinned_host"
     np.testing.assert_array_equal(moved[1].anchor["stack"], params(seed=1)["stack"])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit])
+def test_the_norm_is_that_of_each_layer_however_the_anchor_was_set(jit: Any, mapped: bool) -> None:
+    """Whole leaves, one that stacks layers, one that stacks a single layer; `jax.jit` hides which."""
+    tx = mx.spd({"whole": 1.0, "stack": np.ones(3), "single": np.ones(1), "free": None})
+    shapes = {"free": (2,), "single": (1, 2), "stack": (3, 2, 2), "whole": (3, 4)}
+    rng = np.random.default_rng(0)
+    trees = [{k: jnp.asarray(rng.normal(size=(2, *s)), jnp.float32) for k, s in shapes.items()} for _ in range(2)]
+    copies = trees if mapped else [jax.tree_util.tree_map(lambda x: x[0], tree) for tree in trees]
+    state = jit(jax.vmap(tx.init) if mapped else tx.init)(copies[0])
+    for tree, found in zip(trees, (state, jit(mx.set_anchor)(state, copies[1]))):
+        for i, norms in enumerate(found.norm if mapped else [found.norm]):
+            layers = [*tree["single"][i], *tree["stack"][i], tree["whole"][i]]
+            np.testing.assert_allclose(norms, [np.linalg.norm(x) for x in layers], rtol=1e-6)
