@@ -11,9 +11,6 @@ import optax
 
 from maps_optax import _sums, _tree
 
-# What can be anchored; 8-bit floats have no promotion to float32. A fingerprint names its dtype by its place here.
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-
 
 class DetachedAnchor(NamedTuple):
     """What `detach_anchor` leaves in θ0's place.
@@ -168,9 +165,10 @@ def init(
     for i in keep:
         leaf, source = flat.leaves[i], sources[i]
         _tree.check_shape(source, leaf, flat.paths[i], f"{who}: anchor", "give θ0 of this model")
-        if str(jnp.dtype(dtype or leaf.dtype)) not in DTYPES:
+        if str(jnp.dtype(dtype or leaf.dtype)) not in _tree.DTYPES:
             raise ValueError(
-                f"{who}: the anchor of leaf {_tree.name(flat.paths[i])!r} has dtype {dtype}; use {', '.join(DTYPES)}."
+                f"{who}: the anchor of leaf {_tree.name(flat.paths[i])!r} has dtype {dtype}; use "
+                f"{', '.join(_tree.DTYPES)}."
             )
         leaves[i] = copy(source, dtype or leaf.dtype, memory_kind)
     return _tree.unflatten(flat, leaves)
@@ -286,7 +284,7 @@ def _like(like: Any, source: Any, who: str, memory_kind: Optional[str] = None) -
     for path, old, new in zip(flat.paths, flat.leaves, sources):
         kind = memory_kind
         if old.dtype == jnp.uint32:
-            dtype = new.dtype if isinstance(old, jax.core.Tracer) else DTYPES[int(np.asarray(old)[2])]
+            dtype = new.dtype if isinstance(old, jax.core.Tracer) else _tree.DTYPES[int(np.asarray(old)[2])]
         else:
             dtype = old.dtype
             if tuple(np.shape(new)) != tuple(old.shape):
@@ -314,8 +312,8 @@ def fingerprint(leaf: Any) -> jax.Array:
 
     Sums of mixed words modulo 2^32 are exact in any order, which floating-point checksums are not.
     """
-    if str(leaf.dtype) not in DTYPES:
-        raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(DTYPES)}.")
+    if str(leaf.dtype) not in _tree.DTYPES:
+        raise ValueError(f"cannot fingerprint dtype {leaf.dtype}; anchors are one of {', '.join(_tree.DTYPES)}.")
     leaf = on_device(leaf)
     words = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16}[jnp.dtype(leaf.dtype).itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)  # float64 gains a last axis of 2
@@ -325,7 +323,7 @@ def fingerprint(leaf: Any) -> jax.Array:
     place = place + jnp.uint32(zlib.crc32(repr(leaf.shape).encode()))
     first = _mix(bits ^ _mix(place + jnp.uint32(1)))
     second = _mix(bits * jnp.uint32(0x9E3779B1) + place)
-    code = jnp.uint32(DTYPES.index(str(leaf.dtype)))
+    code = jnp.uint32(_tree.DTYPES.index(str(leaf.dtype)))
     return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32), code])
 
 

@@ -345,7 +345,7 @@ def _check_pair(pair: _Pair, held: _strength.Anchored, flat: _tree.Flat) -> None
             f"{_WHO}: leaf {name_a!r} has shape {a} and {name_b!r} {b}, with λ of shape {held.strength.shape}; give "
             "[in, r] and [r, out] (or [r, in] and [out, r]) after equal leading axes, the first of which λ may stack."
         )
-    if str(flat.leaves[pair.a].dtype) not in _anchor.DTYPES:
+    if str(flat.leaves[pair.a].dtype) not in _tree.DTYPES:
         raise ValueError(f"{_WHO}: leaf {name_a!r} has dtype {flat.leaves[pair.a].dtype}; give this pair λ = None.")
 
 

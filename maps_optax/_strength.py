@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _anchor, _layers, _schedules, _tree
+from maps_optax import _layers, _schedules, _tree
 
 Strength = Union[float, jax.Array, Any, Callable[[Any], Any]]
 
@@ -58,9 +58,9 @@ def plan(strength: Strength, flat: _tree.Flat, params: Any, who: str) -> list[An
                 f"{who}: leaf {_tree.name(path)!r} is a {type(leaf).__name__}, not an array; make it one with "
                 "jnp.asarray, or give it λ = None."
             )
-        if str(leaf.dtype) not in _anchor.DTYPES:
+        if str(leaf.dtype) not in _tree.DTYPES:
             raise ValueError(
-                f"{who}: leaf {_tree.name(path)!r} has dtype {leaf.dtype}; only leaves of {', '.join(_anchor.DTYPES)} "
+                f"{who}: leaf {_tree.name(path)!r} has dtype {leaf.dtype}; only leaves of {', '.join(_tree.DTYPES)} "
                 "can be anchored, so give this one λ = None."
             )
         anchored.append(Anchored(i, value.shape[0] if value.ndim else None, value))

@@ -13,6 +13,8 @@ import optax
 
 Path = tuple[str, ...]
 
+# What can be anchored; 8-bit floats have no promotion to float32. A fingerprint names its dtype by its place here.
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 # The remedy where updates or gradients have other shapes than their parameters.
 AS_GRADIENTS = "give what jax.grad gives for params"
 _BOXES = frozenset({"Variable", "VariableState", "AxisMetadata"})

@@ -73,7 +73,7 @@ def check_names(ours: Any, plan: Plan, checkpoint: Checkpoint) -> None:
         return
     raise ValueError(
         f"{checkpoint.directory} does not fit {plan.module} of the model: {plan.format.name} names mean "
-        f"{GELU[plan.format.gelu]!r} (the model computes with {GELU[ours.gelu]!r}); give transformers' checkpoint."
+        f"{GELU[plan.format.gelu]!r} (the model computes with {GELU[ours.gelu]!r}); give a checkpoint of that kind."
     )
 
 

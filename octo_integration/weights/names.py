@@ -204,7 +204,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     ),
     "siglip": (
         Format("timm", _timm("gamma"), _TIMM_IGNORED, gelu="exact"),
-        Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),
+        Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False, gelu="tanh"),
     ),
     "clip": (Format("transformers", _HF_VISION, _VISION_IGNORED, antialias=False),),
     "t5": (
