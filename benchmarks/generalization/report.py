@@ -25,7 +25,6 @@ def report(records: Sequence[Record], success: Sequence[Record] = (), criterion:
         "Differences to Adam": tables.factors(records, criterion),
         "Along the paths": tables.paths(records),
         "At matched strength": tables.matched_strength(records),
-        "At matched ID error": tables.matched_id(records),
         "Drift and what is forgotten": tables.drift(records, criterion),
         "Success": tables.success_rates(success),
         "Schedules, training length, demonstrations": questions.schedules(records),
