@@ -204,4 +204,6 @@ SMALL = [
     for point in PLAN
     if point.name in FIRST or point.name in ("linear/lambda=3", "linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
 ]
+# Again, where sums are added in another order.
+NOISE = [Point("adam", "Adam"), *held("linear", "MAPS, linear", (3.0,))]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

@@ -218,7 +218,8 @@ def paths(records: Sequence[Record]) -> str:
             )
     note = (
         "Test error along the paths. Covered: mean of texture, light, color, which pretraining varied; held-out: of "
-        f"camera and distractors, which it did not; all: everything at once; gap: covered minus ID. {BETTER.format('Adam')}."
+        "camera and distractors, which it did not; all: everything at once; gap: covered minus ID. "
+        f"{BETTER.format('Adam')}."
     )
     return markdown(["point", "runs", "mean λ", *sets], rows, note)
 

@@ -29,9 +29,9 @@ def paired_interval(differences: npt.ArrayLike, groups: Sequence[Hashable] | Non
 
     Args:
       differences: f[n], of runs: one method minus another with the same seed, data and pretrained weights.
-      groups: what runs share that is itself a draw to be spoken of beyond (the pretrained model, say), a label for each.
-        Then each group's mean is one observation, n is their number, and the interval is about other groups too. None:
-        about other runs from the same.
+      groups: a label of each run: what runs share that is itself a draw (the pretrained model, say). Each group's mean
+        is then one observation, n is their number, and the interval speaks of other groups too; without, of other runs
+        that share the same.
 
     Returns:
       NaN where n is 1 or a difference is not finite, but for the value.
