@@ -9,7 +9,7 @@ import scipy.stats
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.methods import BASELINES, LAMBDAS, ONE
 from benchmarks.generalization.statistics import Estimate, Point, Record
-from benchmarks.generalization.tables import BETTER, interval, markdown, number
+from benchmarks.generalization.tables import markdown, number
 
 TOLERANCE = tuple(x for x in LAMBDAS if x >= 1)  # from what is too little to what is too much
 TOWERS = ("dinov2", "siglip")
@@ -72,12 +72,12 @@ def table(records: Sequence[Record]) -> str:
     rows = []
     for wanted in CONTRASTS:
         if (e := contrast(records, wanted)) is not None:
-            p = "" if np.isnan(e.p) else number(e.p, 4)
-            rows.append([wanted.words, str(e.runs), interval(e), p, " ".join(map(number, e.each))])
+            shown = f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
+            rows.append([wanted.words, str(e.runs), shown, number(e.p, 4), " ".join(map(number, e.each))])
     note = (
-        "What the conclusions stand on: differences of test errors, [95 % interval over runs], and each run's. They "
-        "were picked among several hundred after these data had been seen, which the correction over this table does "
-        f"not undo: they are what a new experiment has to show. {BETTER.format('what is subtracted')}."
+        "Differences of test errors, [95 % interval over runs], and each run's. Not marked, for they were picked among "
+        "several hundred after these data had been seen, which no correction over this table undoes: they are what a "
+        "new experiment has to show. What survives among all there are is marked in the tables below."
     )
     return markdown(["contrast", "runs", "difference", "p", "each run"], rows, note)
 
@@ -89,8 +89,8 @@ def optimisation(records: Sequence[Record]) -> str:
     rows = []
     for name, conditions in {"ID": st.ID, **st.KINDS}.items():
         there = [r for r in runs if st.measured({(0, 0): r}, conditions, "test")]
-        if len(there) > 2:
-            pairs = [[r["train_loss"] for r in there], [st.mean_error(r, conditions, "test") for r in there]]
+        pairs = [[r["train_loss"] for r in there], [st.mean_error(r, conditions, "test") for r in there]]
+        if len(there) > 2 and np.ptp(pairs, axis=1).all():
             rows.append([name, str(len(there)), number(float(np.corrcoef(pairs)[0, 1]) ** 2, 2)])
     note = "R² of the training loss at a run's end, over all runs of 400 steps on all demonstrations."
     return markdown(["error", "runs", "R²"], rows, note)
@@ -136,7 +136,9 @@ def towers(records: Sequence[Record]) -> str:
 
 
 def rank(samples: Sequence[Sequence[Record]], conditions: tuple[str, ...]) -> float:
-    """Spearman's correlation of drift and error, each the mean of a sample's runs."""
+    """Spearman's correlation of drift and error, each the mean of a sample's runs; NaN where nothing varies."""
     moved = [np.mean([tower_drift(r) for r in runs]) for runs in samples]
     error = [np.mean([st.mean_error(r, conditions, "test") for r in runs]) for runs in samples]
+    if not (np.ptp(moved) and np.ptp(error)):
+        return np.nan
     return float(scipy.stats.spearmanr(moved, error).statistic)

@@ -29,7 +29,7 @@ STYLES = {
 }
 OTHERS = ("#7A7A7A", ">")
 PATHS = ("uniform", "linear")
-ALONG = ("adam", "reversed", "uniform", "linear", "l2-sp")  # of the figure along the stack
+ALONG = ("adam", "reversed", "frozen-vision", "uniform", "linear")  # of the figure along the stack
 BANDS = ("#eef3f8", "#f1f6ef", "#fdf3e7", "#f5eff8", "#f8eeee")
 MODULES = {"dinov2": "DINOv2", "siglip": "SigLIP"}
 STILL = 1e-4  # of the largest drift; what moved less is drawn there

@@ -47,7 +47,7 @@ def run(out: Path, results: Path) -> None:
         jobs = [Way(way, Job(p, *profile.pairs[0], "noise", out)) for p in profile.points]
         missing = [job for job in jobs if job.key not in done]
         if missing:
-            write_lines(measure, missing, results, workers=1, label=way, environment={**CPU, **changes})
+            write_lines(measure, missing, results, workers=2, label=way, environment={**CPU, **changes})
 
 
 @dataclasses.dataclass(frozen=True)
