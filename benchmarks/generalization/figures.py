@@ -269,14 +269,15 @@ def drift(records: Sequence[Record], path: Path) -> bool:
         for place, runs in enumerate(found.values()):
             _dots(panel, np.full(len(runs), place), np.maximum(runs, STILL * top), colour)
         heights = np.maximum([np.median(runs) for runs in found.values()], STILL * top)
-        panel.plot(range(len(layers)), heights, color=colour, marker=marker, ms=6, lw=1.5, mec="white", mew=0.5,
+        panel.plot(range(len(layers)), heights, color=colour, marker=marker, ms=_size(marker), lw=1.5, mec="white",
                    label=tables.label(points[method]), zorder=4)  # fmt: skip
     panel.set(yscale="log", xlim=(-0.5, len(layers) - 0.5), ylabel="‖θ − θ0‖ of a layer (line: median run)")
     panel.set_xticks(range(len(layers)), [layer.split("/")[-1] if "/" in layer else "" for layer in layers])
     panel.set_xlabel("layer of each module, first to last")
     panel.grid(axis="y", color="#dddddd", lw=0.6)
     figure.suptitle("How far fine-tuning moved each layer", fontsize=12)
-    _legend(figure, panel)
+    still = any(runs.max() <= STILL * top for found in moved.values() for runs in found.values())
+    _legend(figure, panel, "lowest: did not move" if still else "")
     return _save(figure, path)
 
 
