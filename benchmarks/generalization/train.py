@@ -68,11 +68,12 @@ class Inputs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The end of a run."""
+    """The end of a run, the mean loss of its last 50 steps, and of every CHUNK_OF_STEPS on the way."""
 
     params: Tree
     average: Tree
     loss: float
+    losses: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +239,7 @@ def fine_tune(program: Program, params: Tree, knobs: Knobs, inputs: Inputs, orde
     loss = float(jnp.concatenate(losses[-5:]).mean())
     if not math.isfinite(loss):
         raise FloatingPointError(f"fine_tune: the loss is {loss} after {len(order)} steps; lower the learning rate.")
-    return Result(carry[0], carry[2], loss)
+    return Result(carry[0], carry[2], loss, tuple(float(values.mean()) for values in losses))
 
 
 def batches(task: np.ndarray, steps: int, seed: int) -> np.ndarray:

@@ -118,6 +118,7 @@ def test_it_is_what_the_library_does_on_its_own(point, hold, windows, theta0):
     knobs = knobs_of(point, theta0, LR, STEPS)
     result = fine_tune(program_of(point), theta0, knobs, inputs, batches(windows.task, 3, 0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params, params)
+    assert result.losses == pytest.approx([result.loss])  # one chunk of three steps
 
 
 def test_blind_runs_do_not_hang_on_the_images(windows, theta0):
