@@ -46,11 +46,14 @@ class Point:
       group: the question that it belongs to; points of one group are compared with each other.
       lambda_max, schedule, order, max_pull: of MAPS. Order says where layers stand: as in the paper, in reverse, in a
         fixed random order, SigLIP before DINOv2, both towers side by side, or one strength per module.
+      held: modules that λ acts on; empty: all.
       criterion: "gradient" or "auto", the estimate of a plain `optax.chain`.
       adaptive: rule that moves λ from lambda_max on; rate: its rate; budget: of drift_budget.
       l2: strength of L2-SP.
       weight_decay, lr: of AdamW; None: the study's learning rate.
       frozen: modules that do not move.
+      backbone, layer_decay: the rate of what has a pretrained value is multiplied by backbone, and by layer_decay once
+        more for every layer that follows in the stack.
       lora: rank of adapters, 0 for none; lora_spd: how λ acts on them, "" for not at all.
       model: of `octo_integration.model.sizes`; start: its weights before fine-tuning.
       blind: images are black, in training and evaluation.
@@ -66,6 +69,7 @@ class Point:
     lambda_max: float = 0.0
     schedule: str = "linear"
     order: Order = "paper"
+    held: tuple[str, ...] = ()
     max_pull: float | None = None
     criterion: Literal["gradient", "auto"] = "gradient"
     adaptive: Adaptive | None = None
@@ -75,6 +79,8 @@ class Point:
     weight_decay: float = 0.0
     lr: float | None = None
     frozen: tuple[str, ...] = ()
+    backbone: float = 1.0
+    layer_decay: float = 1.0
     lora: int = 0
     lora_spd: Literal["", "product", "init", "zero"] = ""
     model: str = "tiny"
@@ -204,4 +210,6 @@ SMALL = [
     for point in PLAN
     if point.name in FIRST or point.name in ("linear/lambda=3", "linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
 ]
+# Again, where sums are added in another order.
+NOISE = [Point("adam", "Adam"), *held("linear", "MAPS, linear", (3.0,))]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

@@ -42,6 +42,7 @@ PROFILES: Mapping[str, Profile] = {
     "one_tower": Profile(tuple(methods.ONE_TOWER), PAIRS, 400, 1e-3, DataSizes(), ""),
     "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small_", gpu=True),
     "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
+    "noise": Profile(tuple(methods.NOISE), PAIRS[:1], 400, 1e-3, DataSizes(20, 2, 256), None, parts=("test",)),
     "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
 }
 

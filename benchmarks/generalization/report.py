@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.generalization import figures, questions, statistics, tables
+from benchmarks.generalization import claims, figures, questions, statistics, tables
 from benchmarks.generalization.statistics import Criterion, Record, balanced
 
 
@@ -21,15 +21,17 @@ def write(results: Path, success: Path, out: Path) -> None:
 def report(records: Sequence[Record], success: Sequence[Record] = (), criterion: Criterion = balanced) -> str:
     """Every table that there are runs for, under its heading."""
     parts = {
+        "What the conclusions stand on": claims.table(records),
+        "The gap between covered shifts and ID": questions.gaps(records, criterion),
+        "Error and training loss": claims.optimisation(records),
+        "Drift of the towers": claims.towers(records),
         "Test error": tables.main(records, criterion),
         "Differences to Adam": tables.factors(records, criterion),
         "Along the paths": tables.paths(records),
         "At matched strength": tables.matched_strength(records),
-        "At matched ID error": tables.matched_id(records),
         "Drift and what is forgotten": tables.drift(records, criterion),
         "Success": tables.success_rates(success),
         "Schedules, training length, demonstrations": questions.schedules(records),
-        "The gap between covered shifts and ID": questions.gaps(records, criterion),
         "Linear against uniform λ": questions.linear_against_uniform(records),
         "Variants of MAPS": questions.variants(records),
         "Boundaries of modules": questions.boundaries(records),

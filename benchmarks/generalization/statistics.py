@@ -1,33 +1,26 @@
-"""What the study's lines say: means, paired differences with intervals, choices made on dev.
+"""What the study's lines say: means, paired differences with intervals over runs, choices made on dev.
 
-**Intervals** are of a paired bootstrap over two kinds of luck at once: the runs (a pretrained model and a seed, which
-draws the fresh weights and the order of the data) and the held-out episodes of each task. Every method is run with the
-same pairs and evaluated on the same episodes, so both are drawn once for all methods, and what they share cancels in a
-difference. Episodes are the same in every run, so they are crossed with runs, not nested in them; a draw is the sum of
-what the drawn runs and what the drawn episodes change (their interaction is in both sums already).
+**The unit is the run**: a pretrained model and a seed, which draws the fresh weights and the order of the data. Every
+method is run with the same pairs and evaluated on the same held-out episodes; a run's number is its mean over them, and
+an interval is Student's over the differences of the five runs (`octo_integration.evaluate.paired`). Episodes add none
+of their own: those of a run share its luck.
 
-* Runs are drawn as equals, not seeds within pretrainings: of two pretrainings a resample is the same one twice every
-  other time, which estimates nothing. So the intervals are about fine-tuning from these pretrainings; how far another
-  one would differ two cannot say, but the difference between these two widens the intervals.
-* A plain bootstrap of five runs is too narrow, for it misses n/(n − 1) of the variance and the width of Student's t.
-  Deviations are stretched by both, √(n/(n − 1)) · t(n − 1)/z, runs and episodes each with their own n. With many
-  episodes and few runs this matters where runs differ, and only there. One run says nothing about runs: its interval is
-  over episodes, and `Estimate.clear` refuses to call it.
+* What an interval is about: other seeds, from these two pretrainings, this one set of demonstrations and these held-out
+  episodes, which every run shares. Of two pretrainings nothing can be said about a third.
+* Of many cells some are below .05 by chance. A table or figure marks only what survives Benjamini and Hochberg's
+  procedure over all of it.
 """
 
 import dataclasses
-import functools
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.special
 
-from octo_integration.evaluate.intervals import Z_95, wilson_interval
+from octo_integration.evaluate.paired import paired_interval
 
 Record = Mapping[str, Any]
 Run = tuple[int, int]
@@ -45,10 +38,9 @@ COVERED = ("texture", "light", "color")
 HELD_OUT = ("camera", "distractors")
 LOOKS = COVERED + HELD_OUT
 CONDITIONS = (*ID, *LOOKS, "all", "positions", "synonym", "language", "new_pairs", "new_shapes", "zero_shot")
-KINDS: Mapping[str, tuple[str, ...]] = {"covered": COVERED, "held-out": HELD_OUT, "all": ("all",)}
+GAP = ("gap",)  # stands for covered minus ID
+KINDS: Mapping[str, tuple[str, ...]] = {"gap": GAP, "covered": COVERED, "held-out": HELD_OUT, "all": ("all",)}
 
-DRAWS = 4000
-SEED = 0
 SLACK = 1.02  # of Adam's ID error, in `within`
 
 POINT_FIELDS = ("key", "method", "label", "axis", "x", "group", "pretrain", "seed", "l1", "drift", "probes")
@@ -57,23 +49,28 @@ SUCCESS_FIELDS = ("key", "method", "label", "x", "pretrain", "seed", "shift", "t
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval.
+    """A mean over runs with its 95 % interval.
 
     Attributes:
-      runs: how many runs it is from.
-      lower: in how many of them it is below 0; of differences.
+      p: two-sided, against 0; NaN, as the interval, of one run.
+      each: the number of every run.
     """
 
     value: float
     low: float
     high: float
-    runs: int
-    lower: int = 0
+    p: float
+    each: tuple[float, ...]
 
     @property
-    def clear(self) -> bool:
-        """The interval excludes 0, and is from two runs or more."""
-        return self.runs > 1 and (self.low > 0 or self.high < 0)
+    def runs(self) -> int:
+        """How many runs it is from."""
+        return len(self.each)
+
+    @property
+    def lower(self) -> int:
+        """In how many of them it is below 0; of differences."""
+        return sum(x < 0 for x in self.each)
 
 
 # Reading
@@ -165,82 +162,56 @@ def _lines(p: Point, runs: Runs) -> list[Record]:
 
 def measured(p: Point, conditions: Sequence[str], part: str) -> Point:
     """The runs that were measured under all of these conditions."""
-    return {run: r for run, r in p.items() if all(r["l1"].get(part, {}).get(c) for c in conditions)}
+    wanted = (*ID, *COVERED) if tuple(conditions) == GAP else conditions
+    return {run: r for run, r in p.items() if all(r["l1"].get(part, {}).get(c) for c in wanted)}
 
 
-# Means and their draws
+# Means over runs
 
 
 def mean_error(record: Record, conditions: Sequence[str], part: str) -> float:
     """Of one run: the mean over conditions, each the mean over tasks of the mean over episodes."""
+    if tuple(conditions) == GAP:
+        return mean_error(record, COVERED, part) - mean_error(record, ID, part)
     return float(np.mean([np.mean([np.mean(e) for e in record["l1"][part][c].values()]) for c in conditions]))
 
 
-def draws(p: Point, runs: Runs, conditions: Sequence[str], part: str) -> np.ndarray:
-    """f[1 + DRAWS]: the mean error of `runs`, then that of every draw of runs and episodes.
-
-    Draws of the same runs and of tasks with as many episodes go together, whatever the point and the condition: take
-    the difference, or any function, of two results and its spread is that of paired draws.
+def errors(p: Point, runs: Runs, conditions: Sequence[str], part: str) -> np.ndarray:
+    """f[runs]: `mean_error` of each.
 
     Raises:
       ValueError: runs were measured on different tasks or numbers of episodes.
     """
-    lines, over_runs = _lines(p, runs), _deviations(len(runs), "runs") * _widening(len(runs) - 1)
-    total = np.zeros(1 + DRAWS)
-    for condition in conditions:
-        rows = [line["l1"][part][condition] for line in lines]
-        wide = _widening(sum(len(episodes) - 1 for episodes in rows[0].values()))
-        for task in rows[0]:
-            try:
-                errors = np.array([row[task] for row in rows], float)  # [runs, episodes]
-            except (KeyError, ValueError):
+    lines = _lines(p, runs)
+    for condition in () if tuple(conditions) == GAP else conditions:
+        counts = [{task: len(e) for task, e in line["l1"][part][condition].items()} for line in lines]
+        for found in counts[1:]:
+            if found != counts[0]:
+                task = next(t for t in {**counts[0], **found} if found.get(t) != counts[0].get(t))
                 raise ValueError(
                     f"runs of {lines[0]['method']} differ in the {part} episodes of {condition}, {task}; "
                     "they are of different profiles: keep one of them."
-                ) from None
-            changed = _deviations(errors.shape[1], task) @ errors.mean(0) * wide
-            total += (errors.mean() + over_runs @ errors.mean(1) + changed) / (len(rows[0]) * len(conditions))
-    return total
+                )
+    return np.array([mean_error(line, conditions, part) for line in lines])
 
 
 def mean(p: Point, conditions: Sequence[str], part: str) -> Estimate | None:
     """Of all runs that were measured so; None without one."""
     p = measured(p, conditions, part)
     runs = common(p)
-    return estimate(draws(p, runs, conditions, part), len(runs)) if runs else None
+    return estimate(errors(p, runs, conditions, part)) if runs else None
 
 
 def difference(a: Point, b: Point, conditions: Sequence[str], part: str) -> Estimate | None:
     """a − b, over the runs that both have; None without one."""
     a, b = measured(a, conditions, part), measured(b, conditions, part)
     runs = common(a, b)
-    if not runs:
-        return None
-    found = draws(a, runs, conditions, part) - draws(b, runs, conditions, part)
-    pairs = zip(_lines(a, runs), _lines(b, runs))
-    lower = sum(mean_error(x, conditions, part) < mean_error(y, conditions, part) for x, y in pairs)
-    return estimate(found, len(runs), lower)
+    return estimate(errors(a, runs, conditions, part) - errors(b, runs, conditions, part)) if runs else None
 
 
-def estimate(found: np.ndarray, runs: int, lower: int = 0) -> Estimate:
-    """The interval of what `draws` gives, or of a function of it."""
-    if not np.isfinite(found).all():  # a run diverged
-        return Estimate(float(found[0]), np.nan, np.nan, runs, lower)
-    low, high = np.percentile(found[1:], (2.5, 97.5))
-    return Estimate(float(found[0]), float(low), float(high), runs, lower)
-
-
-@functools.cache
-def _deviations(count: int, stream: str) -> np.ndarray:
-    """f[1 + DRAWS, count]: 0, then by how much a draw with replacement changes the weights, times √(n/(n − 1))."""
-    rng = np.random.default_rng((SEED, zlib.crc32(stream.encode()), count))
-    drawn = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count - 1 / count
-    return np.concatenate([np.zeros((1, count)), drawn * np.sqrt(count / max(count - 1, 1))])
-
-
-def _widening(freedom: int) -> float:
-    """How much wider Student's t is than the normal distribution, at its 97.5th percentile."""
-    return float(scipy.special.stdtrit(max(freedom, 1), 0.975)) / Z_95
+def estimate(each: np.ndarray) -> Estimate:
+    """Of one number per run."""
+    return Estimate(*paired_interval(each)[:4], tuple(each.tolist()))
 
 
 # Choices on dev
@@ -329,15 +300,3 @@ def forgotten(records: Sequence[Record], p: Point) -> dict[str, float]:
         for kind, names in probe_kinds(n for n in start if n in after).items():
             found.setdefault(kind, []).append(float(np.mean([after[n] / start[n] - 1 for n in names])))
     return {kind: float(np.mean(x)) for kind, x in found.items()}
-
-
-# Success
-
-
-def success_rate(p: Point, shift: str) -> tuple[int, int, float, float] | None:
-    """(successes, episodes, Wilson interval) over tasks and runs; None without an episode."""
-    rows = [outcomes for r in p.values() for outcomes in r["l1"]["success"].get(shift, {}).values()]
-    outcomes = [o for row in rows for o in row]
-    if not outcomes:
-        return None
-    return int(sum(outcomes)), len(outcomes), *wilson_interval(int(sum(outcomes)), len(outcomes))

@@ -90,12 +90,29 @@ def strength_tree(point: Point, params: Tree) -> Tree:
     """
     places = positions(point.order, params)
     values = mx.strengths(places, params, point.lambda_max, point.schedule)
-    return jax.tree.map(
-        lambda place, value: None if place is None else np.asarray(value, np.float32),
-        places,
-        values,
-        is_leaf=lambda x: x is None,
-    )
+
+    def of(path: Any, place: Any, value: Any) -> Any:
+        held = not point.held or _keys(path)[0] in point.held
+        return None if place is None else np.asarray(value if held else np.zeros_like(value), np.float32)
+
+    return jax.tree_util.tree_map_with_path(of, places, values, is_leaf=lambda x: x is None)
+
+
+def rate_tree(point: Point, params: Tree) -> Tree:
+    """What the learning rate of every tensor is multiplied by; of stacked layers f32[n, 1, ...], to broadcast.
+
+    1 where there is no pretrained value; backbone · layer_decay^(layers that follow) elsewhere.
+    """
+    places = positions("paper", params)
+    last = max(int(np.max(place)) for place in jax.tree.leaves(places))
+
+    def of(place: Any, leaf: Any) -> Any:
+        if place is None:
+            return np.float32(1)
+        value = np.asarray(point.backbone * point.layer_decay ** (last - np.asarray(place)), np.float32)
+        return value.reshape(value.shape + (1,) * (leaf.ndim - value.ndim)) if value.ndim else value
+
+    return jax.tree.map(of, places, params, is_leaf=lambda x: x is None)
 
 
 def adapter_tree(point: Point, params: Tree) -> Tree:

@@ -1,11 +1,14 @@
 """The study's tables, as Markdown. A table whose runs are not there yet is an empty string."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.statistics import Criterion, Estimate, Point, Record
+from octo_integration.evaluate.paired import survivors
 
 # The order of rows, and of colours in figures; whatever is not here comes after, by name.
 ORDER = (
@@ -15,9 +18,18 @@ ORDER = (
 )  # fmt: skip
 AXES = {"lambda": "λ", "alpha": "α", "lr": "lr", "strength": "strength", "decay": "decay", "rank": "rank"}
 NAMES = {"none": "ID", "new_pairs": "new pairs", "new_shapes": "new shapes", "zero_shot": "zero-shot"}
-BETTER = "**bold**: better than {0}, *italic*: worse (the 95 % interval of the paired difference excludes 0)"
+BETTER = "**bold**: better than {0}, *italic*: worse, of what survives Benjamini–Hochberg at 5 % over the table"
 
-Row = Sequence[str]
+
+class Cell(NamedTuple):
+    """Text that is marked if `tested` survives among all of its table; below 0 is better, unless `reverse`."""
+
+    text: str
+    tested: Estimate | None
+    reverse: bool = False
+
+
+Row = Sequence[str | Cell]
 
 
 # Which rows there are
@@ -67,27 +79,44 @@ def number(value: float, digits: int = 3) -> str:
     return sign + (text[1:] if digits and text.startswith("0.") else text)
 
 
-def interval(e: Estimate | None, reverse: bool = False) -> str:
-    """−.012 [−.020, −.004], marked where clear; below 0 is better, unless `reverse`."""
-    if e is None:
-        return ""
-    text = f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
-    return marked(text, e, reverse)
+def interval(e: Estimate | None, digits: int = 3) -> str | Cell:
+    """−.012 [−.020, −.004]"""
+    return Cell(_interval(e, digits), e) if e is not None else ""
 
 
-def marked(text: str, e: Estimate | None, reverse: bool = False) -> str:
-    """Bold where the difference is clearly better, italic where clearly worse."""
-    if e is None or not e.clear:
-        return text
-    return f"**{text}**" if (e.value < 0) != reverse else f"*{text}*"
+def _interval(e: Estimate, digits: int = 3) -> str:
+    return f"{number(e.value, digits)} [{number(e.low, digits)}, {number(e.high, digits)}]"
 
 
-def markdown(header: Row, rows: Sequence[Row], note: str = "") -> str:
+def marked(rows: Sequence[Row]) -> list[list[str]]:
+    """The text of the cells: bold where a difference that survives is better, italic where it is worse."""
+    tested = [e.p for row in rows for c in row if isinstance(c, Cell) and (e := c.tested) is not None]
+    kept = iter(survivors(tested))
+
+    def text(c: str | Cell) -> str:
+        if isinstance(c, str):
+            return c
+        if c.tested is None or not next(kept):
+            return c.text
+        return f"**{c.text}**" if (c.tested.value < 0) != c.reverse else f"*{c.text}*"
+
+    return [[text(c) for c in row] for row in rows]
+
+
+def count(rows: Sequence[Row]) -> str:
+    """How many of a table's tests are below .05, and how many survive; nothing without a test."""
+    p = [c.tested.p for row in rows for c in row if isinstance(c, Cell) and c.tested is not None]
+    p = [x for x in p if not math.isnan(x)]
+    return f" Of {len(p)} tests, {sum(x < 0.05 for x in p)} have p < .05 and {survivors(p).sum()} survive." if p else ""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Row], note: str = "") -> str:
     """A table, its note above; nothing without rows."""
     if not rows:
         return ""
-    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *marked(rows))]
     lines.insert(1, "|---" * len(header) + "|")
+    note += count(rows) if note else ""
     return "\n".join([note, "", *lines] if note else lines)
 
 
@@ -101,12 +130,12 @@ def _words(criterion: Criterion) -> str:
     return words[0].lower() + words[1:]
 
 
-def cell(p: Point, reference: Point, conditions: Sequence[str], part: str = "test") -> str:
-    """The mean error, marked by its difference to that of another point."""
+def cell(p: Point, reference: Point, conditions: Sequence[str], part: str = "test") -> str | Cell:
+    """The mean error, to be marked by its difference to that of another point."""
     found = st.mean(p, conditions, part)
     if found is None:
         return ""
-    return marked(number(found.value), st.difference(p, reference, conditions, part) if p != reference else None)
+    return Cell(number(found.value), st.difference(p, reference, conditions, part) if p != reference else None)
 
 
 def seen(records: Sequence[Record], part: str = "test") -> list[str]:
@@ -118,7 +147,8 @@ def seen(records: Sequence[Record], part: str = "test") -> list[str]:
 def sets_of(measured: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """name -> conditions, for the sets of conditions that were measured whole."""
     sets = {"ID": st.ID, **st.KINDS}
-    return {name: c for name, c in sets.items() if set(c) <= set(measured)}
+    wanted = {name: (*st.ID, *st.COVERED) if c == st.GAP else c for name, c in sets.items()}
+    return {name: c for name, c in sets.items() if set(wanted[name]) <= set(measured)}
 
 
 # The tables
@@ -134,9 +164,8 @@ def main(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
         runs = "–" if next(iter(p.values()))["method"] in st.DETERMINISTIC else str(len(p))
         rows.append([name, runs, *(cell(p, adam, (c,)) for c in conditions)])
     note = (
-        f"Mean action L1 error on test, lower is better. {BETTER.format('Adam')}; one mark in twenty is chance, and a "
-        "row is from the same runs, so chance marks whole rows. λ, α and the like are chosen on dev, by "
-        f"{_words(criterion)}"
+        "Mean action L1 error on test, lower is better. λ, α and the like are chosen on dev, by "
+        f"{_words(criterion)} {BETTER.format('Adam')}."
     )
     return markdown(["method", "runs", *map(title, conditions)], rows, note)
 
@@ -148,20 +177,21 @@ def factors(records: Sequence[Record], criterion: Criterion = st.balanced) -> st
         return ""
     points = chosen(records, [m for m in compared(records) if m != st.REFERENCE], criterion)
     looks = [c for c in conditions if c in (*st.ID, *st.LOOKS, "all")]
+    paired = [[interval(st.difference(p, adam, (c,), "test")) for c in conditions] for p in points.values()]
     tables = []
     for columns in (looks, [c for c in conditions if c not in looks]):
         counted = set(st.LOOKS) <= set(columns)
         rows = []
-        for name, p in points.items():
-            paired = [st.difference(p, adam, (c,), "test") for c in columns]
+        for (name, p), cells in zip(points.items(), marked(paired)):
             over = st.difference(p, adam, st.LOOKS, "test") if counted else None
             better = [f"{over.lower}/{over.runs}" if over else ""] if counted else []
-            rows.append([name, str(len(st.common(p, adam))), *better, *map(interval, paired)])
+            shown = [c for c, condition in zip(cells, conditions) if condition in columns]
+            rows.append([name, str(len(st.common(p, adam))), *better, *shown])
         header = ["method", "runs", *(["better in"] if counted else []), *map(title, columns)]
         tables.append(markdown(header, rows) if columns else "")
     note = (
-        "Test error minus Adam's in the same runs, on the same episodes, [95 % interval]. Better in: runs whose mean "
-        f"over the five single looks is lower than Adam's. {BETTER.format('Adam')}."
+        "Test error minus Adam's in the same runs, [95 % interval]. Better in: runs whose mean over the five single "
+        f"looks is lower than Adam's. {BETTER.format('Adam')}: these two tables are one.{count(paired)}"
     )
     found = [t for t in tables if t]
     return "\n\n".join([note, *found]) if found else ""
@@ -188,7 +218,8 @@ def paths(records: Sequence[Record]) -> str:
             )
     note = (
         "Test error along the paths. Covered: mean of texture, light, color, which pretraining varied; held-out: of "
-        f"camera and distractors, which it did not; all: everything at once. {BETTER.format('Adam')}."
+        "camera and distractors, which it did not; all: everything at once; gap: covered minus ID. "
+        f"{BETTER.format('Adam')}."
     )
     return markdown(["point", "runs", "mean λ", *sets], rows, note)
 
@@ -219,58 +250,6 @@ def matched_strength(records: Sequence[Record], reference: str = "uniform") -> s
         f"(interpolated between its points, Adam at 0), [95 % interval]. {BETTER.format('uniform λ')}."
     )
     return markdown(["point", "runs", "equal", *sets], rows, note)
-
-
-def matched_id(records: Sequence[Record], references: Sequence[str] = (st.REFERENCE, "uniform")) -> str:
-    """Every path against Adam's point and against uniform's path, at matched ID error."""
-    rows = []
-    kinds = {name: c for name, c in sets_of(seen(records)).items() if name != "ID"}
-    present = compared(records)
-    for reference in [m for m in references if m in present]:
-        versus = st.point(records, reference, st.values(records, reference)[0])
-        for method in [m for m in present if m not in (reference, st.REFERENCE)]:
-            p = st.point(records, method, st.values(records, method)[0])
-            for kind, conditions in kinds.items():
-                found = matching.compare(records, method, reference, conditions)
-                span = f"{number(found.levels[0])} – {number(found.levels[-1])}" if found.levels else "–"
-                share = f"{found.share:.0%}" if found.levels else ""
-                rows.append(
-                    [
-                        _name(p),
-                        _name(versus),
-                        str(found.runs),
-                        kind,
-                        span,
-                        interval(found.average),
-                        interval(found.inside),
-                        share,
-                        found.verdict,
-                    ]
-                )
-    note = (
-        "The smallest OOD error that a path reaches without more ID error, minus the reference's, averaged over the ID "
-        "errors that both paths have, [95 % interval]; what is left of a difference in ID error; the share of ID "
-        "errors where OOD is lower. The place on the path is found by the dev errors of the other runs, the numbers "
-        "are each run's on test. Without a common ID error: the best OOD errors; a path better in both dominates. "
-        "Otherwise a path dominates if the average is clear, 90 % of the levels lean its way and none clearly the "
-        "other way, and neither is its ID error clearly larger, nor the smallest one that it can reach."
-    )
-    columns = (
-        "path",
-        "against",
-        "runs",
-        "OOD",
-        "ID errors",
-        "OOD, difference",
-        "ID, difference",
-        "lower at",
-        "verdict",
-    )
-    return markdown(columns, rows, note)
-
-
-def _name(p: Point) -> str:
-    return next(iter(p.values()))["label"]
 
 
 def drift(records: Sequence[Record], criterion: Criterion = st.balanced) -> str:
@@ -308,31 +287,40 @@ def _percent(share: float) -> str:
 
 
 def success_rates(points: Sequence[Record]) -> str:
-    """Closed-loop success per method and shift with Wilson intervals, and the paired difference to Adam.
+    """Closed-loop success per method and shift, and the paired difference to Adam.
 
     Args:
       points: of `statistics.read_success`.
     """
     adam = st.point(points, st.REFERENCE)
-    found = {s for p in points for s in p["l1"]["success"]}
-    shifts = [*(c for c in st.CONDITIONS if c in found), *sorted(found - set(st.CONDITIONS))]
+    shifts = success_shifts(points)
     rows = []
     for method in ordered(p["method"] for p in points):
         for x in st.values(points, method):
             p = st.point(points, method, x)
-            cells = []
+            cells: list[str | Cell] = []
             for shift in shifts:
-                rate = st.success_rate(p, shift)
+                rate = st.mean(p, (shift,), "success")
                 paired = st.difference(p, adam, (shift,), "success") if p != adam else None
-                text = "" if rate is None else f"{rate[0] / rate[1]:.2f} [{rate[2]:.2f}, {rate[3]:.2f}]"
-                change = "" if paired is None else f"; {number(paired.value, 2)} [{number(paired.low, 2)}, "
-                change += "" if paired is None else f"{number(paired.high, 2)}]"
-                cells.append(marked(text + change, paired, reverse=True))
-            episodes = max(rate[1] for s in shifts if (rate := st.success_rate(p, s)))
-            rows.append([label(p), str(len(p)), str(episodes), *cells])
+                text = "" if rate is None else _interval(_share(rate), 2)
+                cells.append(Cell(text + ("" if paired is None else f"; {_interval(paired, 2)}"), paired, reverse=True))
+            rows.append([label(p), str(len(p)), str(max(_episodes(p, s) for s in shifts)), *cells])
     note = (
-        "Success rate over tasks and runs [95 % Wilson interval of all episodes]; its difference to Adam in the same "
-        f"runs from the same initial states [95 % bootstrap interval over runs and episodes]. {BETTER.format('Adam')}; "
-        "nothing is marked that one run says."
+        "Success rate, mean of runs [95 % interval over runs, cut at 0 and 1]; its difference to Adam in the same runs "
+        f"from the same initial states [95 % interval]. {BETTER.format('Adam')}."
     )
     return markdown(["method", "runs", "episodes a cell", *map(title, shifts)], rows, note)
+
+
+def success_shifts(points: Sequence[Record]) -> list[str]:
+    """The shifts that something acted under, in the order of the tables."""
+    found = {s for p in points for s in p["l1"]["success"]}
+    return [*(c for c in st.CONDITIONS if c in found), *sorted(found - set(st.CONDITIONS))]
+
+
+def _share(e: Estimate) -> Estimate:
+    return dataclasses.replace(e, low=max(e.low, 0.0), high=min(e.high, 1.0))
+
+
+def _episodes(p: Point, shift: str) -> int:
+    return sum(len(e) for r in p.values() for e in r["l1"]["success"].get(shift, {}).values())

@@ -18,7 +18,7 @@ import optax
 import maps_optax as mx
 from benchmarks.generalization.data import Windows
 from benchmarks.generalization.methods import Point
-from benchmarks.generalization.strengths import adapter_tree, strength_tree
+from benchmarks.generalization.strengths import adapter_tree, rate_tree, strength_tree
 from octo_integration.model.config import PRETRAINED, LoraConfig, VLAConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import Tokenize, load_tokenizer
@@ -42,13 +42,14 @@ class Knobs(NamedTuple):
 
     Attributes:
       strength, l2: trees like params of λ per tensor; None: free.
-      moving: tree of 0. (frozen) and 1.
+      moving: tree of 0. (frozen) and 1.; rate: tree of what multiplies the learning rate, 0 where frozen.
       lr, weight_decay, max_pull, steps: scalars.
     """
 
     strength: Tree
     l2: Tree
     moving: Tree
+    rate: Tree
     lr: Any
     weight_decay: Any
     max_pull: Any
@@ -67,11 +68,12 @@ class Inputs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The end of a run."""
+    """The end of a run, the mean loss of its last 50 steps, and of every CHUNK_OF_STEPS on the way."""
 
     params: Tree
     average: Tree
     loss: float
+    losses: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +146,12 @@ def knobs_of(point: Point, params: Tree, lr: float, steps: int) -> Knobs:
 
     uniform = dataclasses.replace(point, schedule="constant", order="paper", lambda_max=1.0)
     l2 = jax.tree.map(lambda x: None if x is None else point.l2 * x, strength_tree(uniform, params), is_leaf=_is_none)
+    moves = jax.tree_util.tree_map_with_path(moving, params)
     return Knobs(
         strength=adapter_tree(point, params) if point.lora else strength_tree(point, params),
         l2=l2,
-        moving=jax.tree_util.tree_map_with_path(moving, params),
+        moving=moves,
+        rate=jax.tree.map(lambda moves, rate: np.float32(moves) * rate, moves, rate_tree(point, params)),
         lr=np.float32(lr if point.lr is None else point.lr),
         weight_decay=np.float32(point.weight_decay),
         max_pull=np.float32(math.inf if point.max_pull is None else point.max_pull),
@@ -165,9 +169,10 @@ def _optimizer(program: Program, knobs: Knobs) -> optax.GradientTransformationEx
         return knobs.lr * warm * (0.55 + 0.45 * jnp.cos(jnp.pi * jnp.minimum(count / knobs.steps, 1.0)))
 
     frozen = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, knobs.moving))
+    rates = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, knobs.rate))
     adamw = optax.adamw(rate, weight_decay=knobs.weight_decay, mask=decay_mask)
     chain = optax.chain if program.criterion == "auto" else mx.chain
-    return chain(frozen, mx.l2_sp(knobs.l2), optax.clip_by_global_norm(CLIP), adamw, frozen, _hold(program, knobs))
+    return chain(frozen, mx.l2_sp(knobs.l2), optax.clip_by_global_norm(CLIP), adamw, rates, _hold(program, knobs))
 
 
 def _hold(program: Program, knobs: Knobs) -> optax.GradientTransformationExtraArgs:
@@ -234,7 +239,7 @@ def fine_tune(program: Program, params: Tree, knobs: Knobs, inputs: Inputs, orde
     loss = float(jnp.concatenate(losses[-5:]).mean())
     if not math.isfinite(loss):
         raise FloatingPointError(f"fine_tune: the loss is {loss} after {len(order)} steps; lower the learning rate.")
-    return Result(carry[0], carry[2], loss)
+    return Result(carry[0], carry[2], loss, tuple(float(values.mean()) for values in losses))
 
 
 def batches(task: np.ndarray, steps: int, seed: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def run(job: Job) -> list[Record]:
     lora = model_config(program).lora
     start = merge_lora(theta0, lora) if program.lora else theta0
     end, average = (merge_lora(p, lora) if program.lora else p for p in (result.params, result.average))
-    extra = {"train_loss": round(result.loss, 5)}
+    extra: Record = {"train_loss": round(result.loss, 5), "losses": [round(loss, 4) for loss in result.losses]}
     if point.lambda_max:
         extra["mean_lambda"] = mean_strength(knobs.strength, theta0)
     if point.method in KEPT:

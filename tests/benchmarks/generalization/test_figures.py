@@ -16,8 +16,9 @@ def has_colour(path, colour):
 
 def test_all_figures_of_a_whole_study(tmp_path, study, synthetic):
     files = figures.draw_all(study, tmp_path, st.success_points(synthetic.success()))
-    assert [f.name for f in files] == ["curves.png", "factors.png", "drift.png", "schedules.png", "success.png"]
-    for name in ("curves.png", "factors.png", "drift.png", "schedules.png", "success.png"):
+    names = [f"{name}.png" for name in ("gap", "strength", "learning", "towers", "words", "drift", "success")]
+    assert [f.name for f in files] == names
+    for name in names:
         assert has_colour(tmp_path / name, figures.STYLES["linear"][0]), name
     assert not list(tmp_path.glob(".*"))
 
@@ -31,13 +32,23 @@ def test_colours_differ():
 def test_figures_of_an_unfinished_study(tmp_path, study, count):
     files = figures.draw_all(study[:count], tmp_path)
     assert [f.name for f in files] == {
-        0: [], 3: ["drift.png"], 12: ["curves.png", "factors.png", "drift.png"]
+        0: [], 3: ["drift.png"], 12: ["gap.png", "towers.png", "drift.png"]
     }[count]  # fmt: skip
 
 
 def test_one_run_has_points_without_bars(tmp_path, study):
     figures.draw_all([r for r in study if r["seed"] == 0], tmp_path)
-    assert (tmp_path / "curves.png").exists()
+    assert (tmp_path / "gap.png").exists() and (tmp_path / "strength.png").exists()
+
+
+@pytest.mark.parametrize(
+    "draw", [figures.gap, figures.strength, figures.learning, figures.towers, figures.words, figures.drift]
+)
+def test_every_figure_shows_every_run(tmp_path, study, draw, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_dots", lambda panel, at, values, *style, **how: drawn.append(len(values)))
+    draw(study, tmp_path / "figure.png")
+    assert drawn and set(drawn) == {5}
 
 
 def test_a_frozen_module_is_drawn_on_the_lowest_line(tmp_path, synthetic):

@@ -6,7 +6,7 @@ import pytest
 
 import maps_optax as mx
 from benchmarks.generalization.methods import PLAN, Point
-from benchmarks.generalization.strengths import ORDERS, adapter_tree, mean_strength, positions, strength_tree
+from benchmarks.generalization.strengths import ORDERS, adapter_tree, mean_strength, positions, rate_tree, strength_tree
 from benchmarks.generalization.train import Program, knobs_of, model_config
 from benchmarks.generalization.worker import initial
 
@@ -92,3 +92,25 @@ def test_what_is_frozen_and_what_moves(shapes):
     moving = flat(knobs_of(Point("x", "", lora=4), lora, 1e-3, 10).moving)
     assert moving["dinov2/blocks/mlp/fc1/lora_a"] and moving["action_head/out/kernel"]
     assert not moving["dinov2/blocks/mlp/fc1/kernel"] and not moving["language/norm/scale"]
+
+
+def test_lambda_acts_on_the_held_modules_alone(shapes):
+    point = dataclasses.replace(LINEAR, schedule="constant", held=("siglip",))
+    found = {path: value for path, value in flat(strength_tree(point, shapes)).items() if value is not None}
+    assert {path.split("/")[0] for path, value in found.items() if np.any(value)} == {"siglip"}
+    assert all(np.all(value == 2.0) for path, value in found.items() if path.startswith("siglip/"))
+    everywhere = flat(strength_tree(dataclasses.replace(point, held=()), shapes))
+    assert {path for path, value in everywhere.items() if value is not None} == set(found)  # trees of one structure
+
+
+def test_the_rate_falls_towards_the_first_layer(shapes):
+    places, leaves = flat(positions("paper", shapes)), flat(shapes)
+    last = max(int(np.max(k)) for k in places.values() if k is not None)
+    for path, rate in flat(rate_tree(Point("x", "", backbone=0.3, layer_decay=0.5), shapes)).items():
+        if places[path] is None:
+            assert rate == 1
+        else:
+            wanted = 0.3 * 0.5 ** (last - np.asarray(places[path], float))
+            np.testing.assert_allclose(np.ravel(rate), np.ravel(wanted), rtol=1e-6)
+            np.broadcast_shapes(np.shape(rate), leaves[path].shape)
+    assert {float(np.ravel(r)[0]) for r in flat(rate_tree(LINEAR, shapes)).values()} == {1.0}

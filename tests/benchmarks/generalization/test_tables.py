@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.generalization import questions, tables
+from benchmarks.generalization import claims, questions, tables
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.report import report
 
@@ -61,10 +61,24 @@ def test_numbers():
     assert tables.number(-0.0001) == "−.000"
     assert tables.number(1.5) == "1.500"
     assert tables.number(float("nan")) == "nan"
-    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 5)) == "**x**"
-    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 5), reverse=True) == "*x*"
-    assert tables.marked("x", st.Estimate(-1, -2, -0.5, 1)) == "x"
-    assert tables.marked("x", st.Estimate(-1, -2, 0.5, 5)) == "x"
+
+
+def test_marks_are_for_what_survives_over_the_table():
+    def cell(value, p, reverse=False):
+        return tables.Cell("x", st.Estimate(value, value - 1, value + 1, p, (value, value)), reverse)
+
+    assert tables.marked([[cell(-1, 0.01), "y"], [cell(1, 0.02), cell(-1, 0.9)]]) == [["**x**", "y"], ["*x*", "x"]]
+    assert tables.marked([[cell(-1, 0.01, reverse=True)]]) == [["*x*"]]
+    # .01 alone is below .05; one of ten it is not.
+    assert tables.marked([[cell(-1, 0.01), *[cell(-1, 0.9)] * 9]])[0][0] == "x"
+    assert tables.marked([[cell(-1, float("nan"))]]) == [["x"]]
+    assert tables.count([[cell(-1, 0.01), *[cell(-1, 0.9)] * 9]]) == " Of 10 tests, 1 have p < .05 and 0 survive."
+
+
+def test_the_two_tables_of_differences_are_one_family(study):
+    table = tables.factors(study)
+    methods = len([m for m in tables.compared(study) if m != "adam"])
+    assert f"Of {methods * 13} tests" in table
 
 
 def test_both_matchings(study):
@@ -72,12 +86,6 @@ def test_both_matchings(study):
     assert "λ_max 2 |" in table and "mean λ 1 |" in table
     assert "shuffled order, λ 2 | 5 | mean λ 1 |" in table
     assert "uniform SPD, λ" not in table
-
-
-def test_matched_id_has_a_verdict_for_every_path(study):
-    table = tables.matched_id(study)
-    assert "| both towers frozen | uniform SPD | 5 | covered |" in table
-    assert all(any(v in line for v in ("dominat", "undecided", "no overlap")) for line in table.splitlines()[4:])
 
 
 def test_paths_have_their_mean_strength(study):
@@ -124,20 +132,21 @@ def test_one_tower_is_compared_with_its_own_adam(synthetic):
 
 
 def test_success(synthetic):
-    found = rows(tables.success_rates(st.success_points(synthetic.success())))
-    assert found["Adam"]["episodes a cell"] == "120"
+    found = rows(tables.success_rates(st.success_points(synthetic.success(runs=synthetic.runs))))
+    assert found["Adam"]["episodes a cell"] == "300"
     assert found["MAPS, linear, λ 2"]["light"].startswith("**")
     assert ";" not in found["Adam"]["light"]
     single = rows(tables.success_rates(st.success_points(synthetic.success(runs=((0, 0),)))))
-    assert "**" not in single["MAPS, linear, λ 2"]["light"]
+    assert "**" not in single["MAPS, linear, λ 2"]["light"] and "[nan, nan]" in single["Adam"]["light"]
 
 
 def test_nothing_gives_no_table():
     assert report([]).strip() == ""
-    for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.matched_id, tables.drift,
+    for table in (tables.main, tables.factors, tables.paths, tables.matched_strength, tables.drift,
                   tables.success_rates, questions.schedules, questions.boundaries,
                   questions.linear_against_uniform, questions.variants, questions.one_tower, questions.adaptive,
-                  questions.lora, questions.gaps):  # fmt: skip
+                  questions.lora, questions.gaps, claims.table,
+                  claims.optimisation, claims.towers):  # fmt: skip
         assert table([]) == ""
 
 

@@ -56,6 +56,10 @@ def test_methods_do_to_the_layers_what_they_say(windows, theta0):
     adam = moved(run(Point("adam", ""), windows, theta0), theta0)
     frozen = moved(run(Point("x", "", frozen=VISION), windows, theta0), theta0)
     assert frozen["dinov2"] == frozen["siglip"] == 0 and frozen["language"] > 0.5 * adam["language"]
+    slow = moved(run(Point("x", "", backbone=0.1), windows, theta0), theta0)
+    assert slow["dinov2"] == pytest.approx(0.1 * adam["dinov2"], rel=0.3)
+    falling = moved(run(Point("x", "", layer_decay=0.7), windows, theta0), theta0)
+    assert falling["dinov2"] < 0.1 * adam["dinov2"] and falling["language"] > 0.4 * adam["language"]
     linear = moved(run(Point("x", "", lambda_max=2.0), windows, theta0), theta0)
     assert linear["dinov2"] < 0.7 * adam["dinov2"]
     backwards = moved(run(Point("x", "", lambda_max=2.0, order="reversed"), windows, theta0), theta0)
@@ -114,6 +118,7 @@ def test_it_is_what_the_library_does_on_its_own(point, hold, windows, theta0):
     knobs = knobs_of(point, theta0, LR, STEPS)
     result = fine_tune(program_of(point), theta0, knobs, inputs, batches(windows.task, 3, 0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params, params)
+    assert result.losses == pytest.approx([result.loss])  # one chunk of three steps
 
 
 def test_blind_runs_do_not_hang_on_the_images(windows, theta0):
