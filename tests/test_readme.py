@@ -15,8 +15,7 @@ from flax import nnx
 
 import maps_optax as mx
 from octo_integration.clients import big_vision
-from tests.octo_integration.clients import octo_stand_in
-from tests.octo_integration.clients import test_big_vision as big_vision_stand_in
+from tests.octo_integration.clients import big_vision_stand_in, octo_stand_in
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
