@@ -37,6 +37,14 @@ class Environment(Protocol):
     def reset(self, seed: int) -> Observation:
         """Starts an episode whose initial state depends on `seed` and the shift alone, when all has come to rest."""
 
+    def reset_to(self, index: int) -> Observation:
+        """Starts an episode from a recorded initial state, number 0 to `Simulator.initial_states` - 1, under the shift.
+
+        Raises:
+          ValueError: there is none of that number.
+        """
+        raise ValueError(f"this simulator records no initial states; got number {index}.")
+
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """Carries out f32[A]: what is seen then, and whether the task is done at this moment."""
 
@@ -114,6 +122,10 @@ class Simulator:
       seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
         `reset` takes; other splits have other initial states.
       requires: module that must be importable -> the command that installs it.
+      suites: sets of tasks that are known together: name -> its tasks.
+      initial_states: how many recorded ones each task has, for `Environment.reset_to`.
+      waiting_steps: how many steps without movement come before a policy acts, in evaluation.
+      still: the action of such a step.
     """
 
     make: Make
@@ -131,6 +143,10 @@ class Simulator:
     movement: int = 3
     seed: Callable[..., int] = seed_of
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    suites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    initial_states: int = 0
+    waiting_steps: int = 0
+    still: tuple[float, ...] = ()
 
     def task(self, name: str) -> Task:
         """The task of that name.
