@@ -1,6 +1,9 @@
-"""The confidence interval of a success rate."""
+"""Confidence intervals of success rates, and of their differences."""
 
 import math
+from collections.abc import Sequence
+
+from scipy.special import stdtrit
 
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
 
@@ -21,3 +24,59 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     low, high = ((centre + sign * half) / (1 + z2 / n) for sign in (-1, 1))
     # Rounding would leave 0 and 1 a hair inside.
     return (0.0 if successes == 0 else low, 1.0 if successes == n else high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean that independent values, such as the rates of several runs, scatter about.
+
+    Student's t. One value says nothing of how they scatter: (-inf, inf).
+    """
+    n = len(values)
+    if n < 2:
+        return -math.inf, math.inf
+    mean = sum(values) / n
+    variance = sum((x - mean) ** 2 for x in values) / (n - 1)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    return mean - half, mean + half
+
+
+def rate_interval(tasks: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """95 % confidence interval of the success rate over tasks like these: their mean, each task weighing the same.
+
+    Episodes of a task resemble one another, so the tasks' rates are what scatters (`mean_interval`). A few tasks may
+    agree by chance, so it is never narrower than Wilson's of all episodes, which takes them for unrelated.
+    """
+    outcomes = [outcome for task in tasks for outcome in task]
+    low, high = wilson_interval(sum(outcomes), len(outcomes))
+    if len(tasks) < 2:
+        return low, high
+    wide = mean_interval([sum(task) / len(task) for task in tasks])
+    return max(0.0, min(low, wide[0])), min(1.0, max(high, wide[1]))
+
+
+def paired_interval(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
+    """95 % confidence interval of rate(first) - rate(second), outcomes of the same episodes in the same order.
+
+    D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012): Wald's, with one episode of either kind more that
+    only one of the two does; right for few episodes, and where the two never differ.
+
+    Raises:
+      ValueError: they are not of one length, or empty.
+    """
+    n = len(first)
+    if n == 0 or n != len(second):
+        raise ValueError(f"{n} and {len(second)} outcomes; give pairs.")
+    only = [sum(a and not b for a, b in zip(x, y, strict=True)) for x, y in ((first, second), (second, first))]
+    p, q = ((count + 1) / (n + 2) for count in only)
+    half = Z_95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def difference_interval(tasks: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> tuple[float, float]:
+    """95 % confidence interval of the mean over tasks of rate(first) - rate(second), as `rate_interval`'s."""
+    first, second = ([outcome for pair in tasks for outcome in pair[side]] for side in (0, 1))
+    low, high = paired_interval(first, second)
+    if len(tasks) < 2:
+        return low, high
+    wide = mean_interval([sum(a) / len(a) - sum(b) / len(b) for a, b in tasks])
+    return max(-1.0, min(low, wide[0])), min(1.0, max(high, wide[1]))

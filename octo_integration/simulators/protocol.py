@@ -6,7 +6,7 @@ simulator's own differ, `step` and the observations convert.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -163,6 +163,20 @@ class Simulator:
           ValueError: there is none.
         """
         return _entry("shift", name, self.shifts)
+
+
+def chosen_tasks(simulator: Simulator, suites: Sequence[str], tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of the suites, then those named; the simulator's choice where neither is given.
+
+    Raises:
+      ValueError: there is no such suite.
+    """
+    if not suites and tasks is None:
+        return simulator.default_tasks
+    if suites and not simulator.suites:
+        raise ValueError(f"unknown suite {suites[0]!r}; this simulator has none, give tasks.")
+    members = [task for suite in suites for task in _entry("suite", suite, simulator.suites)]
+    return (*dict.fromkeys(members), *(task for task in tasks or () if task not in members))
 
 
 def _entry(what: str, name: str, table: Mapping[str, T]) -> T:
