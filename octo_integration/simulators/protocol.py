@@ -74,10 +74,16 @@ class Make(Protocol):
 
 
 class Task(NamedTuple):
-    """How many steps an episode of a task may take before it has failed: a policy's, and the expert's (None: none)."""
+    """What is known of a task.
+
+    Attributes:
+      steps, expert_steps: how many an episode may take before it has failed: a policy's, and the expert's (None: none).
+      initial_states: how many recorded ones there are, for `Environment.reset_to`.
+    """
 
     steps: int
     expert_steps: int | None
+    initial_states: int = 0
 
 
 class Vector(NamedTuple):
@@ -122,8 +128,9 @@ class Simulator:
       seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
         `reset` takes; other splits have other initial states.
       requires: module that must be importable -> the command that installs it.
-      suites: sets of tasks that are known together: name -> its tasks.
-      initial_states: how many recorded ones each task has, for `Environment.reset_to`.
+      suites: sets of tasks that are known together: name -> its tasks, which are called name/0, name/1, ...
+      unusable: suites, and tasks of others, that the simulator's package names but that cannot be had -> why.
+      initial_states: how many recorded ones a task has, as a rule: `Task.initial_states` is of each.
       waiting_steps: how many steps without movement come before a policy acts, in evaluation.
       still: the action of such a step.
     """
@@ -144,6 +151,7 @@ class Simulator:
     seed: Callable[..., int] = seed_of
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
     suites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    unusable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     initial_states: int = 0
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
@@ -154,7 +162,28 @@ class Simulator:
         Raises:
           ValueError: there is none.
         """
-        return _entry("task", name, self.tasks)
+        self._usable(name)
+        tasks = self.tasks
+        if self.suites:
+            suite, slash, _ = name.rpartition("/")
+            if not slash:
+                raise ValueError(f"unknown task {name!r}; one is called like {next(iter(tasks))}.")
+            tasks = {task: tasks[task] for task in self.suite(suite)}
+        return _entry("task", name, tasks)
+
+    def suite(self, name: str) -> tuple[str, ...]:
+        """The tasks of the suite of that name.
+
+        Raises:
+          ValueError: there is none.
+        """
+        self._usable(name)
+        return _entry("suite", name, self.suites)
+
+    def _usable(self, name: str) -> None:
+        for part in (name, name.rpartition("/")[0]):
+            if part in self.unusable:
+                raise ValueError(f"{part} cannot be had: {self.unusable[part]}.")
 
     def shift(self, name: str) -> ShiftKind:
         """What the shift of that name does.

@@ -78,15 +78,16 @@ class Geom(NamedTuple):
 
 
 class Renderer:
-    """Frames of one model through one camera. Close it: a context dropped open corrupts later images under OSMesa."""
+    """Frames of one model through its cameras. Close it: a context dropped open corrupts later images under OSMesa."""
 
-    def __init__(self, model: Any, size: int, camera: int) -> None:
+    def __init__(self, model: Any, size: int, camera: int, *, hidden_groups: Iterable[int] = ()) -> None:
         """Opens an OpenGL context.
 
         Args:
           model: mujoco.MjModel; its offscreen buffer and multisampling are set here.
           size: height and width of the frames in pixels.
-          camera: number of the model's camera.
+          camera: number of the model's camera where `render` is not told of another.
+          hidden_groups: of geoms that are not drawn, besides those that MuJoCo does not draw.
 
         Raises:
           RenderingUnavailable: no context.
@@ -116,18 +117,21 @@ class Renderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._options.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = camera
+        self._default_camera = camera
         self._pixels = np.empty((pixels, pixels, 3), np.uint8)
 
-    def render(self, data: Any, geoms: Iterable[Geom] = ()) -> np.ndarray:
+    def render(self, data: Any, geoms: Iterable[Geom] = (), camera: int | None = None) -> np.ndarray:
         """The scene as it stands in `data` (mujoco.MjData): uint8[size, size, 3], row 0 at the top.
 
         Args:
           geoms: what is drawn besides; the model does not know of it.
+          camera: number of the model's camera.
         """
         mujoco = self._mujoco
+        self._camera.fixedcamid = self._default_camera if camera is None else camera
         self._gl.make_current()
         mujoco.mjv_updateScene(
             self._model,
