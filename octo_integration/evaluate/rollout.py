@@ -147,17 +147,17 @@ def check_rollout(
     """What `rollout` refuses, without a policy; arguments and errors are its own."""
     world = find(settings.simulator)
     kind = world.shift(shift)
-    for task in world.default_tasks if tasks is None else tasks:
-        world.task(task)
-        if not kind.suits(task):
-            raise ValueError(f"evaluate: the shift {shift} needs tasks with {kind.needs}; take {task} out of tasks.")
     if episodes < 1:
         raise ValueError(f"evaluate: episodes is {episodes}; give a number of at least 1.")
-    if 0 < world.initial_states < episodes:
-        raise ValueError(
-            f"evaluate: episodes is {episodes}, but {settings.simulator} has {world.initial_states} recorded initial "
-            f"states of a task; give at most {world.initial_states}."
-        )
+    for task in world.default_tasks if tasks is None else tasks:
+        recorded = world.task(task).initial_states
+        if not kind.suits(task):
+            raise ValueError(f"evaluate: the shift {shift} needs tasks with {kind.needs}; take {task} out of tasks.")
+        if 0 < recorded < episodes:
+            raise ValueError(
+                f"evaluate: episodes is {episodes}, but {task} has {recorded} recorded initial states; give at most as "
+                "many."
+            )
     world.draw_shift(shift, 0, settings.layouts)
     for module, install in {**world.requires, **({"imageio": INSTALL} if video else {})}.items():
         if importlib.util.find_spec(module) is None:
@@ -262,7 +262,7 @@ def start(env: Environment, world: Simulator, episode: Episode, settings: Rollou
     """The first moment of an episode, the simulator's waiting steps behind it."""
     seed = world.seed(settings.seed, episode.task, "rollout", episode.number)
     env.set_shift(world.draw_shift(episode.shift, seed, settings.layouts))
-    observation = env.reset_to(episode.number) if world.initial_states else env.reset(seed)
+    observation = env.reset_to(episode.number) if world.task(episode.task).initial_states else env.reset(seed)
     for _ in range(world.waiting_steps):
         observation, _ = env.step(np.asarray(world.still, np.float32))
     return observation

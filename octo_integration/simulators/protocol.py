@@ -109,6 +109,26 @@ class ShiftKind(NamedTuple):
     layouts: str = ""
 
 
+class Layout(NamedTuple):
+    """How demonstrations are written, images and words apart, where not as standardised steps are.
+
+    Attributes:
+      vectors: float vectors of a written observation, by name.
+      observe: what the environment showed -> these.
+      action: its meaning as it is written.
+      act: standardised action f32[A] -> the written one.
+      last_discount: of the last step; that of the others is 1.
+      metadata: (task, seed) -> episode_metadata: texts and whole numbers.
+    """
+
+    vectors: Mapping[str, Vector]
+    observe: Callable[[Observation], dict[str, np.ndarray]]
+    action: Vector
+    act: Callable[[np.ndarray], np.ndarray]
+    last_discount: float
+    metadata: Callable[[str, int], dict[str, str | int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Simulator:
     """All that is known of a simulator without importing it.
@@ -130,6 +150,7 @@ class Simulator:
       requires: module that must be importable -> the command that installs it.
       suites: sets of tasks that are known together: name -> its tasks, which are called name/0, name/1, ...
       unusable: suites, and tasks of others, that the simulator's package names but that cannot be had -> why.
+      layout: of the demonstrations that are collected; default: standardised steps as they are.
       initial_states: how many recorded ones a task has, as a rule: `Task.initial_states` is of each.
       waiting_steps: how many steps without movement come before a policy acts, in evaluation.
       still: the action of such a step.
@@ -152,6 +173,7 @@ class Simulator:
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
     suites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unusable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layout: Layout | None = None
     initial_states: int = 0
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
@@ -178,6 +200,8 @@ class Simulator:
           ValueError: there is none.
         """
         self._usable(name)
+        if not self.suites:
+            raise ValueError(f"unknown suite {name!r}; this simulator has none, give tasks.")
         return _entry("suite", name, self.suites)
 
     def _usable(self, name: str) -> None:
@@ -202,9 +226,7 @@ def chosen_tasks(simulator: Simulator, suites: Sequence[str], tasks: Sequence[st
     """
     if not suites and tasks is None:
         return simulator.default_tasks
-    if suites and not simulator.suites:
-        raise ValueError(f"unknown suite {suites[0]!r}; this simulator has none, give tasks.")
-    members = [task for suite in suites for task in _entry("suite", suite, simulator.suites)]
+    members = [task for suite in suites for task in simulator.suite(suite)]
     return (*dict.fromkeys(members), *(task for task in tasks or () if task not in members))
 
 

@@ -1,6 +1,7 @@
 """LIBERO and LIBERO-PRO: their suites, looks that they do not have, the environment."""
 
 from octo_integration.simulators.libero.env import ACTION_SIZE, STILL, LiberoEnv
+from octo_integration.simulators.libero.layout import LAYOUT
 from octo_integration.simulators.libero.package import INSTALL, MODULE
 from octo_integration.simulators.libero.suites import STATES, SUITES, TASKS, UNUSABLE
 from octo_integration.simulators.protocol import Simulator, Vector
@@ -18,6 +19,7 @@ SIMULATOR = Simulator(
     requires={MODULE: INSTALL},
     suites=SUITES,
     unusable=UNUSABLE,
+    layout=LAYOUT,
     initial_states=STATES,
     waiting_steps=10,
     still=STILL,

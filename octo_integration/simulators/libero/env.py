@@ -30,8 +30,8 @@ class LiberoEnv(Environment):
     """One task of LIBERO or LIBERO-PRO.
 
     Building one takes seconds and resetting it 0.3 s: reuse it. Close it, or use it as a context manager.
-    An observation is {"image_primary", "image_wrist": uint8[S, S, 3], "proprio": f32[8]}; proprio is the hand's x, y, z
-    in metres, its orientation as axis times angle, and the positions of the two fingers.
+    An observation is {"image_primary", "image_wrist": uint8[S, S, 3], "proprio": f32[8], "joints": f32[7]}; proprio is
+    the hand's x, y, z in metres, its orientation as axis times angle, and the positions of the two fingers.
     """
 
     def __init__(self, task: str, *, image_size: int = 128) -> None:
@@ -178,7 +178,8 @@ class LiberoEnv(Environment):
             f"image_{name}": np.ascontiguousarray(self._renderer.render(self._data, camera=camera)[:, ::-1])
             for name, camera in self._cameras.items()
         }
-        return {**images, "proprio": self.proprio()}
+        joints = self._data.qpos[self._robot._ref_joint_pos_indexes].astype(np.float32)
+        return {**images, "proprio": self.proprio(), "joints": joints}
 
     def proprio(self) -> np.ndarray:
         """f32[8]: position, axis times angle, fingers."""
