@@ -42,6 +42,7 @@ LIMITS = {
     "mesh.process": limits.AT_LEAST_0,
     "mesh.timeout": limits.AT_LEAST_1,
     "seed": limits.SEED,
+    "instruction_length": limits.AT_LEAST_1,
     "max_skips": limits.AT_LEAST_1,
     "log_every": limits.AT_LEAST_1,
     "eval_every": limits.AT_LEAST_1,
@@ -154,6 +155,9 @@ class FinetuneConfig:
     """Pretrained weights: tiny (shipped), the path of a .safetensors file, or None for a random start."""
     head: HeadKind | None = None
     """Action head: l1 (regression), diffusion or tokens (classes per dimension); None: the model's own."""
+    instruction_length: int | None = None
+    """Tokens of an instruction, with the prompt around it; None: the model's own. Longer ones lose their end, and a
+    warning says so: tiny's 16 are for Meta-World's, LIBERO's take 35 of its tokens."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
