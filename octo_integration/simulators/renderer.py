@@ -15,6 +15,7 @@ import numpy as np
 
 SUPERSAMPLING = 2
 MAX_GEOMS = 1000
+UNDRAWN_GROUP = 5
 
 _DEBIAN = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0 libosmesa6"
 
@@ -133,6 +134,8 @@ class Renderer:
         mujoco = self._mujoco
         self._camera.fixedcamid = self._default_camera if camera is None else camera
         self._gl.make_current()
+        groups = self._model.geom_group.copy()
+        self._model.geom_group[self._out_of_sight(data)] = UNDRAWN_GROUP
         mujoco.mjv_updateScene(
             self._model,
             data,
@@ -142,6 +145,7 @@ class Renderer:
             mujoco.mjtCatBit.mjCAT_ALL.value,
             self._scene,
         )
+        self._model.geom_group[:] = groups
         for geom in geoms:
             self._draw(geom)
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
@@ -150,6 +154,15 @@ class Renderer:
         mean = self._pixels.reshape(shape).mean((1, 3), dtype=np.float32)
         # OpenGL's row 0 is at the bottom.
         return np.ascontiguousarray((mean[::-1] + 0.5).astype(np.uint8))
+
+    def _out_of_sight(self, data: Any) -> np.ndarray:
+        """Which geoms lie wholly outside the camera's cone, bool[N]: a CPU would work as hard for them as for others."""
+        camera, radius = self._camera.fixedcamid, self._model.geom_rbound
+        axes = data.cam_xmat[camera].reshape(3, 3)
+        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ axes).T  # it looks along -z
+        half = np.radians(self._model.cam_fovy[camera]) / 2
+        beside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)
+        return (radius > 0) & (np.maximum(beside, z) > radius)  # planes have no radius
 
     def _draw(self, geom: Geom) -> None:
         mujoco, scene = self._mujoco, self._scene

@@ -6,11 +6,13 @@ an image upside down is the upright one with left and right exchanged. A policy 
 is what is returned here, of both cameras.
 """
 
+import functools
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from octo_integration.simulators.libero.control import Controller
 from octo_integration.simulators.libero.package import build, seeded
 from octo_integration.simulators.libero.suites import TASKS
 from octo_integration.simulators.protocol import Environment, Observation
@@ -51,10 +53,15 @@ class LiberoEnv(Environment):
         self._env, self._words, self._recorded = build(task)
         self._robot = self._env.robots[0]
         self._model, self._data = self._env.sim.model._model, self._env.sim.data._data
-        self._substeps = round(self._env.control_timestep / self._env.model_timestep)
+        self._controller = Controller(self._env)
         self._cameras = {name: self._model.camera(camera).id for name, camera in CAMERAS.items()}
-        self._renderer = Renderer(self._model, image_size, self._cameras["primary"], hidden_groups=[COLLISION_GROUP])
+        self._image_size = image_size
         self._started = False
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        """Takes 2 s, which those who only move the robot need not wait."""
+        return Renderer(self._model, self._image_size, self._cameras["primary"], hidden_groups=[COLLISION_GROUP])
 
     @property
     def instruction(self) -> str:
@@ -122,7 +129,8 @@ class LiberoEnv(Environment):
 
     def close(self) -> None:
         """Frees the renderer and the scene."""
-        self._renderer.close()
+        if "_renderer" in self.__dict__:
+            self._renderer.close()
         self._env.close()
 
     def __enter__(self) -> "LiberoEnv":
@@ -148,6 +156,8 @@ class LiberoEnv(Environment):
                     continue
             else:
                 raise RuntimeError(f"LIBERO found no place for everything in {DRAWS} draws.")
+        # The package goes on closing, or opening, where the last episode ended.
+        self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
         self._started = True
 
     def _settle(self, steps: int = SETTLING_STEPS) -> None:
@@ -157,20 +167,7 @@ class LiberoEnv(Environment):
         self._env._post_process()
 
     def _control(self, action: np.ndarray) -> None:
-        """One control step, as the package's own without what repeats itself.
-
-        Its step computes everything anew twice in each of 25 substeps, though the first half of MuJoCo's step has done
-        so, and reads sensors that nobody asked for.
-        """
-        mujoco, sim = self._mujoco, self._env.sim
-        sim.forward = lambda: None  # the controller calls it
-        try:
-            for number in range(self._substeps):
-                mujoco.mj_step1(self._model, self._data)
-                self._robot.control(action, policy_step=number == 0)
-                mujoco.mj_step2(self._model, self._data)
-        finally:
-            del sim.forward
+        self._controller.step(action)
         self._env._post_process()
 
     def _observe(self) -> Observation:
