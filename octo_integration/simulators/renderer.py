@@ -156,7 +156,7 @@ class Renderer:
         return np.ascontiguousarray((mean[::-1] + 0.5).astype(np.uint8))
 
     def _out_of_sight(self, data: Any) -> np.ndarray:
-        """Which geoms lie wholly outside the camera's cone, bool[N]: a CPU would work as hard for them as for others."""
+        """Which geoms lie wholly outside the camera's cone, bool[N]: a CPU would work as hard for them as for any."""
         camera, radius = self._camera.fixedcamid, self._model.geom_rbound
         axes = data.cam_xmat[camera].reshape(3, 3)
         x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ axes).T  # it looks along -z

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from octo_integration.simulators.libero.control import Controller
+from octo_integration.simulators.libero.expert import Expert
+from octo_integration.simulators.libero.expert.scene import Scene
 from octo_integration.simulators.libero.package import build, seeded
 from octo_integration.simulators.libero.suites import TASKS
 from octo_integration.simulators.protocol import Environment, Observation
@@ -57,6 +59,8 @@ class LiberoEnv(Environment):
         self._cameras = {name: self._model.camera(camera).id for name, camera in CAMERAS.items()}
         self._image_size = image_size
         self._started = False
+        self._scene = Scene(self._env)
+        self._expert: Expert | None = None
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
@@ -108,11 +112,21 @@ class LiberoEnv(Environment):
         action = np.asarray(action, np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
             raise ValueError(f"an action is {ACTION_SIZE} finite numbers; got {action}.")
-        if not self._started:
-            raise RuntimeError("call reset(seed) before the first step.")
+        self._check_started()
         # robosuite: -1 opens, 1 closes.
         self._control(np.append(action[:6], CLOSED + OPEN - 2 * action[6]))
         return bool(self._env._check_success())
+
+    def expert_action(self) -> np.ndarray:
+        """What our script does now: f32[7].
+
+        Raises:
+          RuntimeError: before `reset`.
+        """
+        self._check_started()
+        if self._expert is None:
+            self._expert = Expert(self._env, self._scene)
+        return self._expert.action()
 
     def snapshot(self) -> np.ndarray:
         """The state of the physics, for `look_again` until the next reset."""
@@ -143,6 +157,10 @@ class LiberoEnv(Environment):
         """Closes it."""
         self.close()
 
+    def _check_started(self) -> None:
+        if not self._started:
+            raise RuntimeError("call reset(seed) before the first step.")
+
     def _place(self, seed: int) -> None:
         """Everything where the package's samplers put it, the robot in its first pose; a model once built is kept."""
         from robosuite.utils.errors import RandomizationError
@@ -158,7 +176,7 @@ class LiberoEnv(Environment):
                 raise RuntimeError(f"LIBERO found no place for everything in {DRAWS} draws.")
         # The package goes on closing, or opening, where the last episode ended.
         self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
-        self._started = True
+        self._started, self._expert = True, None
 
     def _settle(self, steps: int = SETTLING_STEPS) -> None:
         self._mujoco.mj_forward(self._model, self._data)
