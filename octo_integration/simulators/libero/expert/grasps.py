@@ -31,8 +31,12 @@ def nearest_yaw(angle: float) -> float:
     return HOME + ((angle - HOME + np.pi / 2) % np.pi - np.pi / 2)
 
 
-def choose(scene: Scene, name: str, failed: Sequence[Grasp]) -> Grasp:
-    """The grasp that leaves other things alone, turns the hand least and is not like those that failed."""
+def choose(scene: Scene, name: str, failed: Sequence[Grasp], carried: np.ndarray) -> Grasp:
+    """The grasp that leaves other things alone, turns the hand least and is not like those that failed.
+
+    Args:
+      carried: how far the thing shall be carried, f64[3]: the hand must have room there, too.
+    """
     points, others = scene.thing(name), scene.others(name)
     low, high = points.min(0), points.max(0)
     middle = ((low + high) / 2)[:2]
@@ -48,7 +52,8 @@ def choose(scene: Scene, name: str, failed: Sequence[Grasp]) -> Grasp:
             np.linalg.norm((grasp.point - other.point)[:2]) < 0.03 and abs(grasp.yaw - other.yaw) < 0.15
             for other in failed
         )
-        return 5 * width + 0.05 * turn + 0.02 * _in_the_way(others, grasp) + 0.2 * again
+        met = _in_the_way(others, grasp) + _in_the_way(others - carried, grasp)
+        return 5 * width + 0.05 * turn + 0.02 * met + 0.2 * again
 
     return min(found, key=cost)[1]
 

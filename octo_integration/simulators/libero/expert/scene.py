@@ -24,7 +24,7 @@ class Scene:
         self._names = {model.body(number).name: number for number in range(model.nbody)}
         self._robot = {number for name, number in self._names.items() if name.startswith(ROBOT)}
         self._sites = {model.site(number).name: number for number in range(model.nsite)}
-        solid = np.flatnonzero(model.geom_contype)
+        solid = map(int, np.flatnonzero(model.geom_contype))
         self._clouds = [(int(model.geom_bodyid[geom]), geom, self._cloud(geom)) for geom in solid]
         self._trees: dict[int, set[int]] = {}
 

@@ -3,7 +3,7 @@
 Each waits until it has got where it wanted or its steps are used up; whoever calls looks whether it helped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -67,11 +67,12 @@ def approach(scene: Scene, grasp: Grasp, top: float) -> Moves:
     yield from go(scene, grasp.point, down, OPEN, within=0.006, steps=40, gain=3.0)
 
 
-def pick(scene: Scene, name: str, lift: float = 0.12) -> Iterator[np.ndarray]:
-    """Takes a thing up; returns the hand's yaw (as a generator does), or None if it could not."""
+def pick(scene: Scene, name: str, goal: np.ndarray, lift: float = 0.12) -> Generator[np.ndarray, None, float | None]:
+    """Takes a thing up that shall be put down with its lowest point at f64[3]: the hand's yaw, or None if it failed."""
     failed: list[Grasp] = []
     for _ in range(TRIES):
-        grasp, before = choose(scene, name, failed), scene.where(name)[2]
+        before, lowest = scene.where(name)[2], scene.thing(name)[:, 2].min()
+        grasp = choose(scene, name, failed, goal - [*scene.where(name)[:2], lowest])
         down = downward(grasp.yaw)
         yield from approach(scene, grasp, scene.thing(name)[:, 2].max())
         yield from stay(scene, down, CLOSED, 10)
@@ -121,7 +122,7 @@ def place(
 
 def slide(scene: Scene, name: str, goal: np.ndarray) -> Moves:
     """Takes a flat thing by its rim and pushes it over the table until its origin is at f64[2], then lets go."""
-    grasp = choose(scene, name, [])
+    grasp = choose(scene, name, [], np.append(goal - scene.where(name)[:2], 0.0))
     down = downward(grasp.yaw)
     yield from approach(scene, grasp, scene.thing(name)[:, 2].max())
     yield from stay(scene, down, CLOSED, 10)
