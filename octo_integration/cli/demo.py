@@ -5,9 +5,11 @@ maps-vla demo --out runs/demo
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from octo_integration.cli import demo_libero
 from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
 from octo_integration.evaluate.action_error import ActionError, difference
@@ -32,10 +34,14 @@ class Options:
 
     Same seed, same data order. Prints the strengths, the action error on held-out episodes as recorded and under
     unseen texture, light, camera and colour, and draws how far each tensor moved. The same command again resumes.
+
+    With --simulator libero: fine-tunes it with MAPS on the shipped demonstrations in LIBERO, and lets it act there.
     """
 
     out: str = "runs/demo"
-    """Folder of the two runs (adam/, maps/) and the figure drift.png."""
+    """Folder of the two runs (adam/, maps/) and the figure drift.png; of LIBERO's run (libero/) and its videos."""
+    simulator: Literal["metaworld", "libero"] = "metaworld"
+    """Whose demonstrations."""
     steps: int = 600
     """Optimizer steps of each run."""
     lambda_max: float = MapsConfig.lambda_max
@@ -52,6 +58,8 @@ class Options:
 def run(config: Options) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""
     out = Path(config.out)
+    if config.simulator == "libero":
+        return demo_libero.run(out, config.steps, config.lambda_max, config.seed)
     errors: dict[str, dict[str, ActionError]] = {}
     for method, name in METHODS.items():
         print(f"\n== {name}: fine-tuning into {out / method}", flush=True)

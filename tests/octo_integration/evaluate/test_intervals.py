@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from octo_integration.evaluate.intervals import (
     difference_interval,
-    mean_interval,
     paired_interval,
     rate_interval,
+    t_interval,
     wilson_interval,
 )
 
@@ -39,14 +39,15 @@ def test_wilson_interval_inverts_the_score_test(case: tuple[int, int]) -> None:
 
 def test_a_mean_of_runs_by_student() -> None:
     half = 4.302653 * math.sqrt(0.13 / 3 / 3)  # the 97.5th percentile with two degrees of freedom; variance 0.13 / 3
-    np.testing.assert_allclose(mean_interval([0.2, 0.5, 0.6]), (1.3 / 3 - half, 1.3 / 3 + half), atol=1e-6)
-    assert mean_interval([0.4]) == (-math.inf, math.inf)
-    assert mean_interval([0.4, 0.4]) == (0.4, 0.4)
+    np.testing.assert_allclose(t_interval(np.array([0.2, 0.5, 0.6])), (1.3 / 3 - half, 1.3 / 3 + half), atol=1e-6)
+    assert t_interval(np.array([0.4, 0.4])) == (0.4, 0.4)
+    with pytest.raises(ValueError, match="two values or more, not 1"):
+        t_interval(np.array([0.4]))
 
 
 def test_a_suite_is_as_uncertain_as_its_tasks_differ_and_never_less_than_its_episodes() -> None:
     apart = [[True] * 10, [False] * 10, [True] * 5 + [False] * 5]
-    low, high = mean_interval([1, 0, 0.5])
+    low, high = t_interval(np.array([1, 0, 0.5]))
     assert rate_interval(apart) == (max(low, 0), min(high, 1)) == (0, 1)
     alike = [[False] * 10] * 10
     assert rate_interval(alike) == wilson_interval(0, 100)
