@@ -51,14 +51,11 @@ def run(out: Path, steps: int, lambda_max: float, seed: int) -> int:
     )
     print(f"\n== acting in LIBERO, {len(TASKS) * EPISODES} episodes", flush=True)
     if (missing := why_not()) is not None:
-        print(
-            f"NOT EVALUATED: {missing}\nThen give the same command again: the run is complete, and is only evaluated."
-        )
+        print(f"NOT EVALUATED: {missing}\nGive the same command again then: the run is complete, and will only act.")
         return 0
     code = evaluate.run(acting)
-    print(
-        f"videos: {videos}\nA tiny model, few demonstrations and a short run: this shows the tool, not what MAPS can do."
-    )
+    print(f"videos: {videos}")
+    print("A tiny model, few demonstrations, a short run: this shows the tool, and not what MAPS can do.")
     return code
 
 
