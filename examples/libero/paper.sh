@@ -20,7 +20,7 @@ run=${RUNS:-runs}/$suite-$method
 case $what in
 finetune)
   # shellcheck disable=SC2086  # a command and its options
-  exec ${LAUNCH:-maps-vla finetune --compute-dtype bfloat16 --mesh.fsdp -1} --out "$run" \
+  exec ${LAUNCH:-maps-vla finetune --compute-dtype bfloat16 --mesh.data 1 --mesh.fsdp -1} --out "$run" \
     --model mini --weights "${WEIGHTS:-weights/mini}" --maps.method "$method" --maps.lambda-max 3.2 \
     --optimizer.lr 5e-5 --optimizer.steps 50000 \
     --data.path "${DATA:-modified_libero_rlds}/${suite}_no_noops/1.0.0" --data.standardize libero \

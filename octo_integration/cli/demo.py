@@ -35,11 +35,11 @@ class Options:
     Same seed, same data order. Prints the strengths, the action error on held-out episodes as recorded and under
     unseen texture, light, camera and colour, and draws how far each tensor moved. The same command again resumes.
 
-    With --simulator libero: fine-tunes it with MAPS on the shipped demonstrations in LIBERO, and lets it act there.
+    With --simulator libero: makes demonstrations in LIBERO, fine-tunes on them with MAPS, and lets the policy act there.
     """
 
     out: str = "runs/demo"
-    """Folder of the two runs (adam/, maps/) and the figure drift.png; of LIBERO's run (libero/) and its videos."""
+    """Folder of the two runs (adam/, maps/) and the figure drift.png; of LIBERO: libero_data/, libero/, videos/."""
     simulator: Literal["metaworld", "libero"] = "metaworld"
     """Whose demonstrations."""
     steps: int = 600

@@ -1,6 +1,7 @@
 """`maps-vla evaluate`."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,8 @@ def run(config: Options) -> int:
         "weights": fingerprint(trained.params),
     }
     out = default_path(run_dir, experiment) if config.out is None else Path(config.out)
-    wanted = [
-        Episode(task, shift, number) for shift in config.shifts for task in tasks for number in range(config.episodes)
-    ]
+    every = itertools.product(config.shifts, tasks, range(config.episodes))
+    wanted = list(dict.fromkeys(Episode(task, shift, number) for shift, task, number in every))
     with recording(out, experiment, {"run": config.run}) as record:
         missing = [episode for episode in wanted if episode not in record.outcomes]
         if len(missing) < len(wanted):

@@ -14,8 +14,7 @@ class DataConfig:
     """
 
     path: str = "demo"
-    """RLDS directory (it has dataset_info.json), or a shipped one: demo (Meta-World), or, with --data.standardize
-    libero, libero_demo."""
+    """RLDS directory (it has dataset_info.json), or demo: the shipped Meta-World demonstrations."""
     standardize: str = "metaworld"
     """Standardisation of this data set: a file in octo_integration/data/standardisations, or module:NAME of a package
     of yours."""

@@ -18,8 +18,6 @@ from octo_integration.data._tf import tf, tfds
 from octo_integration.data.standardize import Standardisation, find, known, source
 from octo_integration.data.trusted import check_features, check_inside
 
-SHIPPED = {"demo": "metaworld_tiny", "libero_demo": "libero_tiny"}
-
 
 class FilePart(NamedTuple):
     """`take` episodes from the `skip`th of a file of `total`; that one is `first` in the split."""
@@ -55,7 +53,7 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
     """Finds a data set and checks, without reading an episode, that it can be used.
 
     Args:
-      path: directory with dataset_info.json, or a name in SHIPPED.
+      path: directory with dataset_info.json, or "demo".
       split: TFDS split, slices allowed.
       standardize: name of a standardisation, as for `standardize.find`.
       cameras: whose images are wanted; those that the data set lacks are left out.
@@ -66,7 +64,7 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
         not fit it or are not TFDS's own, or files elsewhere.
     """
     standardisation = find(standardize)
-    directory = shipped(path)
+    directory = _demo() if path == "demo" else path
     builder = _builder(directory)
     instructions = _instructions(builder, directory, split)
     for instruction in instructions:
@@ -95,7 +93,7 @@ def split_names(path: str) -> tuple[str, ...]:
     Raises:
       FileNotFoundError, ValueError: as `open_source`.
     """
-    splits = _builder(shipped(path)).info.splits
+    splits = _builder(_demo() if path == "demo" else path).info.splits
     return tuple(name for name, info in splits.items() if info.num_examples)
 
 
@@ -141,11 +139,9 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0].strip().rstrip(".") if text else type(error).__name__
 
 
-def shipped(path: str) -> str:
-    """The directory of a data set that is shipped, by its name; other paths as they are."""
-    if path not in SHIPPED:
-        return path
-    return str(importlib.resources.files("octo_integration").joinpath("assets", SHIPPED[path], "1.0.0"))
+def _demo() -> str:
+    assets = importlib.resources.files("octo_integration").joinpath("assets")
+    return str(assets.joinpath("metaworld_tiny", "1.0.0"))
 
 
 def _builder(directory: str) -> Any:
