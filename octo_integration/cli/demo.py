@@ -35,7 +35,7 @@ class Options:
     Same seed, same data order. Prints the strengths, the action error on held-out episodes as recorded and under
     unseen texture, light, camera and colour, and draws how far each tensor moved. The same command again resumes.
 
-    With --simulator libero: makes demonstrations in LIBERO, fine-tunes on them with MAPS, and lets the policy act there.
+    With --simulator libero: makes demonstrations there, fine-tunes on them with MAPS, and lets the policy act.
     """
 
     out: str = "runs/demo"
