@@ -14,6 +14,7 @@ OPEN, CLOSED = 1.0, 0.0
 REACH, TURN = 0.05, 0.5  # metres and radians of a full action
 ANYHOW = 9.0  # radians: any orientation will do
 TRAVEL = 0.05  # metres: nearer than that over the goal, a thing may be lowered
+SLIPPED = 0.06  # metres that a thing has moved in the hand
 TRIES = 4
 
 Moves = Iterator[np.ndarray]
@@ -39,9 +40,12 @@ def go(
     steps: int = 60,
     gain: float = 4.0,
     limit: float = 1.0,
+    holds: Callable[[], bool] = lambda: True,
 ) -> Moves:
-    """Moves the hand to a point, or to where a thing that moves wants it."""
+    """Moves the hand to a point, or to where a thing that moves wants it, for as long as it `holds` that."""
     for _ in range(steps):
+        if not holds():
+            return
         point = target() if callable(target) else target
         off, twisted = np.linalg.norm(point - scene.hand()), np.linalg.norm(scene.turn_to(rotation))
         if off < within and twisted < turned:
@@ -95,6 +99,10 @@ def place(
       clear: how far above the goal it travels; drop: how far above it is let go.
     """
     down = downward(yaw)
+    held = scene.where(name) - scene.hand()
+
+    def holds() -> bool:
+        return bool(np.linalg.norm(scene.where(name) - scene.hand() - held) < SLIPPED)
 
     def hand_for(height: float, travel: float | None = None) -> Callable[[], np.ndarray]:
         def target() -> np.ndarray:
@@ -112,9 +120,9 @@ def place(
     travel = scene.hand()[2]
     if travel < needed - 0.02:
         travel = needed
-        yield from go(scene, np.append(scene.hand()[:2], travel), down, CLOSED, within=0.03, steps=40)
-    yield from go(scene, hand_for(clear, travel), down, CLOSED, within=0.012, steps=110)
-    yield from go(scene, hand_for(drop), down, CLOSED, within=0.008, steps=30, gain=3.0)
+        yield from go(scene, np.append(scene.hand()[:2], travel), down, CLOSED, within=0.03, steps=40, holds=holds)
+    yield from go(scene, hand_for(clear, travel), down, CLOSED, within=0.012, steps=110, holds=holds)
+    yield from go(scene, hand_for(drop), down, CLOSED, within=0.008, steps=30, gain=3.0, holds=holds)
     yield from stay(scene, down, OPEN, 8)
     yield from go(scene, scene.hand() + 0.12 * UP, down, OPEN, within=0.03, steps=20)
     yield from stay(scene, down, OPEN, 10)
