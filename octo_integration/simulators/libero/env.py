@@ -77,8 +77,7 @@ class LiberoEnv(Environment):
 
     def reset(self, seed: int) -> Observation:
         """Starts an episode with things and fixtures where LIBERO's own samplers put them, drawn from `seed`."""
-        self._place(seed)
-        self._settle()
+        self.begin(seed)
         return self._observe()
 
     def reset_to(self, index: int) -> Observation:
@@ -87,12 +86,21 @@ class LiberoEnv(Environment):
         Raises:
           ValueError: there is none of that number.
         """
+        self.begin_at(index)
+        return self._observe()
+
+    def begin(self, seed: int) -> None:
+        """`reset`, without a look."""
+        self._place(seed)
+        self._settle()
+
+    def begin_at(self, index: int) -> None:
+        """`reset_to`, without a look."""
         if not 0 <= index < len(self._recorded):
             raise ValueError(f"the task has {len(self._recorded)} recorded initial states; got number {index}.")
         self._place(FIXTURE_SEED)
         self._env.sim.set_state_from_flattened(self._recorded[index])
         self._settle(steps=0)
-        return self._observe()
 
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """`advance`, and what is seen then."""

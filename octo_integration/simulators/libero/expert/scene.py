@@ -9,6 +9,7 @@ from octo_integration.simulators.renderer import import_mujoco
 
 ROBOT = ("robot0", "gripper0", "mount0")
 GRID = 5  # points along an edge of a box
+HAND = 0.1  # half width of the hand
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -66,6 +67,14 @@ class Scene:
         """Points on everything that a hand which wants that thing must not meet: f64[N, 3]."""
         mine = self._tree(self._names[f"{name}_main"])
         return self.points([body for body in range(1, self.model.nbody) if body not in mine | self._robot])
+
+    def highest(self, name: str, goal: np.ndarray) -> float:
+        """The height of what stands between the hand and a point, besides the thing that is wanted."""
+        others, start = self.others(name), self.hand()[:2]
+        way = goal[:2] - start
+        share = np.clip((others[:, :2] - start) @ way / max(way @ way, 1e-9), 0, 1)
+        beside = np.linalg.norm(others[:, :2] - start - share[:, None] * way, axis=1)
+        return float(others[beside < HAND, 2].max(initial=0.0))
 
     def points(self, bodies: Collection[int]) -> np.ndarray:
         """Points on the solid parts of bodies: f64[N, 3]."""

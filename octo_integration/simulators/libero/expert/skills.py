@@ -14,6 +14,8 @@ OPEN, CLOSED = 1.0, 0.0
 REACH, TURN = 0.05, 0.5  # metres and radians of a full action
 ANYHOW = 9.0  # radians: any orientation will do
 TRAVEL = 0.05  # metres: nearer than that over the goal, a thing may be lowered
+OVER = 0.04  # metres between what moves and what it moves over
+SLIPPED = 0.06  # metres that a thing has moved in the hand
 TRIES = 4
 
 Moves = Iterator[np.ndarray]
@@ -39,9 +41,12 @@ def go(
     steps: int = 60,
     gain: float = 4.0,
     limit: float = 1.0,
+    holds: Callable[[], bool] = lambda: True,
 ) -> Moves:
-    """Moves the hand to a point, or to where a thing that moves wants it."""
+    """Moves the hand to a point, or to where a thing that moves wants it, for as long as it `holds` that."""
     for _ in range(steps):
+        if not holds():
+            return
         point = target() if callable(target) else target
         off, twisted = np.linalg.norm(point - scene.hand()), np.linalg.norm(scene.turn_to(rotation))
         if off < within and twisted < turned:
@@ -56,13 +61,16 @@ def stay(scene: Scene, rotation: np.ndarray, grip: float, steps: int) -> Moves:
         yield toward(scene, point, rotation, grip, gain=2.0)
 
 
-def approach(scene: Scene, grasp: Grasp, top: float) -> Moves:
-    """Brings the open hand down on a thing whose highest point is `top`."""
+def approach(scene: Scene, name: str, grasp: Grasp) -> Moves:
+    """Brings the open hand down on a thing, over what is in between."""
     down = downward(grasp.yaw)
-    above = np.append(grasp.point[:2], max(top, grasp.point[2]) + 0.08)
-    if scene.hand()[2] < above[2] - 0.03:
-        first = np.append(scene.hand()[:2], above[2] + 0.03)
-        yield from go(scene, first, down, OPEN, within=0.03, turned=ANYHOW, steps=25)
+    above = np.append(grasp.point[:2], max(scene.thing(name)[:, 2].max(), grasp.point[2]) + 0.08)
+    travel = max(above[2], scene.highest(name, above) + OVER)
+    if scene.hand()[2] < travel - 0.03:
+        first = np.append(scene.hand()[:2], travel + 0.03)
+        yield from go(scene, first, down, OPEN, within=0.03, turned=ANYHOW, steps=40)
+    if travel > above[2]:
+        yield from go(scene, np.append(above[:2], travel), down, OPEN, within=0.05, turned=ANYHOW, steps=70)
     yield from go(scene, above, down, OPEN, within=0.012, steps=70)
     yield from go(scene, grasp.point, down, OPEN, within=0.006, steps=40, gain=3.0)
 
@@ -74,7 +82,7 @@ def pick(scene: Scene, name: str, goal: np.ndarray, lift: float = 0.12) -> Gener
         before, lowest = scene.where(name)[2], scene.thing(name)[:, 2].min()
         grasp = choose(scene, name, failed, goal - [*scene.where(name)[:2], lowest])
         down = downward(grasp.yaw)
-        yield from approach(scene, grasp, scene.thing(name)[:, 2].max())
+        yield from approach(scene, name, grasp)
         yield from stay(scene, down, CLOSED, 10)
         up = np.append(grasp.point[:2], scene.hand()[2] + lift)
         yield from go(scene, up, down, CLOSED, within=0.03, steps=40)
@@ -95,6 +103,10 @@ def place(
       clear: how far above the goal it travels; drop: how far above it is let go.
     """
     down = downward(yaw)
+    held = scene.where(name) - scene.hand()
+
+    def holds() -> bool:
+        return bool(np.linalg.norm(scene.where(name) - scene.hand() - held) < SLIPPED)
 
     def hand_for(height: float, travel: float | None = None) -> Callable[[], np.ndarray]:
         def target() -> np.ndarray:
@@ -108,13 +120,14 @@ def place(
 
         return target
 
-    needed = hand_for(clear)()[2]
-    travel = scene.hand()[2]
+    hand = scene.hand()
+    over = scene.highest(name, goal()) + OVER + hand[2] - scene.thing(name)[:, 2].min()
+    needed, travel = max(over, hand_for(clear)()[2]), hand[2]
     if travel < needed - 0.02:
         travel = needed
-        yield from go(scene, np.append(scene.hand()[:2], travel), down, CLOSED, within=0.03, steps=40)
-    yield from go(scene, hand_for(clear, travel), down, CLOSED, within=0.012, steps=110)
-    yield from go(scene, hand_for(drop), down, CLOSED, within=0.008, steps=30, gain=3.0)
+        yield from go(scene, np.append(hand[:2], travel), down, CLOSED, within=0.03, steps=40, holds=holds)
+    yield from go(scene, hand_for(clear, travel), down, CLOSED, within=0.012, steps=110, holds=holds)
+    yield from go(scene, hand_for(drop), down, CLOSED, within=0.008, steps=30, gain=3.0, holds=holds)
     yield from stay(scene, down, OPEN, 8)
     yield from go(scene, scene.hand() + 0.12 * UP, down, OPEN, within=0.03, steps=20)
     yield from stay(scene, down, OPEN, 10)
@@ -124,7 +137,7 @@ def slide(scene: Scene, name: str, goal: np.ndarray) -> Moves:
     """Takes a flat thing by its rim and pushes it over the table until its origin is at f64[2], then lets go."""
     grasp = choose(scene, name, [], np.append(goal - scene.where(name)[:2], 0.0))
     down = downward(grasp.yaw)
-    yield from approach(scene, grasp, scene.thing(name)[:, 2].max())
+    yield from approach(scene, name, grasp)
     yield from stay(scene, down, CLOSED, 10)
     height = scene.hand()[2]
 
