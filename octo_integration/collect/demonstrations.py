@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import maps_optax
 from octo_integration.collect import resume
 from octo_integration.collect.experts import Demonstration, demonstrate
 from octo_integration.collect.parallel import encode_jpeg, environment, parallel_map
@@ -159,7 +160,7 @@ def collect(config: CollectConfig) -> Path:
     views = sum(1 + len(job.views) for job in jobs)
     # A JPEG of 64 x 64 pixels takes 1.7 kB here. All is there twice before the end.
     size = 2 * views * STEPS_PER_EPISODE * len(simulator.cameras) * config.image_size**2 // 2
-    options = {**dataclasses.asdict(config), "tasks": plan(config).tasks}
+    options = {**dataclasses.asdict(config), "tasks": plan(config).tasks, "version": maps_optax.__version__}
     with new_dataset(
         out,
         name=simulator.data_set,
