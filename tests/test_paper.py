@@ -81,8 +81,9 @@ from octo_integration.simulators.protocol import find
 
 options, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 whole = sizes.CONFIGS["mini"]
-towers = {name: dataclasses.replace(tower, depth=2, mlp=512) for name, tower in whole.towers.items()}
-language = dataclasses.replace(whole.language, depth=1, mlp=512, vocabulary=512)
+small = {"width": 256, "heads": 4, "mlp": 512}
+towers = {name: dataclasses.replace(tower, depth=2, **small) for name, tower in whole.towers.items()}
+language = dataclasses.replace(whole.language, depth=1, vocabulary=512, kv_heads=2, **small)
 head = dataclasses.replace(whole.head, hidden=128)
 sizes.CONFIGS["mini"] = dataclasses.replace(whole, **towers, language=language, head=head)
 
@@ -107,16 +108,16 @@ with writer.new_dataset(
     folder / "data", name="x", description="", features=features, splits=["train"], expected_bytes=0
 ) as add:
     add({"train": [example] * 2})
-small = {
+short = {
     "--out": folder / "run", "--weights": None, "--data.path": folder / "data", "--data.batch-size": 8,
     "--data.image-size": 28, "--data.shuffle-buffer": 8, "--optimizer.steps": 1, "--optimizer.warmup": 0,
 }
-smaller = [str(word) for pair in small.items() for word in pair]
-sys.exit(commands.main([*options, *smaller, "--eval-splits"]))
+shorter = [str(word) for pair in short.items() for word in pair]
+sys.exit(commands.main([*options, *shorter, "--eval-splits"]))
 """
 
 
-def test_the_command_runs_down_to_a_sharded_step_at_reduced_depth(command, tmp_path):
+def test_the_command_runs_down_to_a_sharded_step_at_reduced_size(command, tmp_path):
     """All of it, from a data set in the official layout to a checkpoint; the suites' commands differ in their paths."""
     options = command("finetune", "libero_90")
     seen = {**environment(tmp_path), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
