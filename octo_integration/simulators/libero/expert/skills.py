@@ -45,12 +45,12 @@ def go(
     holds: Callable[[], bool] = lambda: True,
 ) -> Moves:
     """Moves the hand to a point, or to where a thing that moves wants it, for as long as it `holds` that and helps."""
-    best, since = np.inf, 0
+    best, since = float("inf"), 0
     for _ in range(steps):
         point = target() if callable(target) else target
         off, twisted = np.linalg.norm(point - scene.hand()), np.linalg.norm(scene.turn_to(rotation))
         if off + 0.1 * twisted < best - PROGRESS:
-            best, since = off + 0.1 * twisted, 0
+            best, since = float(off + 0.1 * twisted), 0
         since += 1
         if (off < within and twisted < turned) or since > PATIENCE or not holds():
             return
