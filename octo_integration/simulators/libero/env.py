@@ -69,7 +69,9 @@ class LiberoEnv(Environment):
     @functools.cached_property
     def _renderer(self) -> Renderer:
         """Takes 2 s, which those who only move the robot need not wait."""
-        return Renderer(self._model, self._image_size, self._cameras["primary"], hidden_groups=[COLLISION_GROUP])
+        camera = self._cameras["primary"]
+        # Without reflections the stove is black; LIBERO's lamps cast no shadows.
+        return Renderer(self._model, self._image_size, camera, hidden_groups=[COLLISION_GROUP], reflections=True)
 
     @property
     def instruction(self) -> str:
