@@ -189,7 +189,7 @@ def run_episodes(
         def tell(episode: Episode, outcome: Outcome) -> None:
             with agenda.lock:
                 done(episode, outcome)
-                successes.update({episode.task: outcome.success})
+                successes[episode.task] += outcome.success
                 bar.set_postfix_str(f"{episode.task} {successes[episode.task]} successes")
                 bar.update()
 

@@ -1,6 +1,6 @@
 """Off-screen frames of a MuJoCo scene, quick on a CPU, or one line that says which library is missing.
 
-No multisampling, shadows or reflections (these cost ten times the rest on a software rasteriser): frames are rendered
+No multisampling, no shadows, reflections only where asked for (these cost ten times the rest on a software rasteriser): frames are rendered
 at twice their size and averaged instead, so that a goal of a few pixels stays visible.
 """
 
@@ -81,7 +81,9 @@ class Geom(NamedTuple):
 class Renderer:
     """Frames of one model through its cameras. Close it: a context dropped open corrupts later images under OSMesa."""
 
-    def __init__(self, model: Any, size: int, camera: int, *, hidden_groups: Iterable[int] = ()) -> None:
+    def __init__(
+        self, model: Any, size: int, camera: int, *, hidden_groups: Iterable[int] = (), reflections: bool = False
+    ) -> None:
         """Opens an OpenGL context.
 
         Args:
@@ -89,6 +91,7 @@ class Renderer:
           size: height and width of the frames in pixels.
           camera: number of the model's camera where `render` is not told of another.
           hidden_groups: of geoms that are not drawn, besides those that MuJoCo does not draw.
+          reflections: whether mirrors are drawn, each of which costs another frame.
 
         Raises:
           RenderingUnavailable: no context.
@@ -116,7 +119,7 @@ class Renderer:
         self._rectangle = mujoco.MjrRect(0, 0, pixels, pixels)
         self._scene = mujoco.MjvScene(model, MAX_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflections
         self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
         self._options.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()

@@ -3,8 +3,9 @@
 from octo_integration.simulators.libero.env import ACTION_SIZE, STILL, LiberoEnv
 from octo_integration.simulators.libero.layout import LAYOUT
 from octo_integration.simulators.libero.package import INSTALL, MODULE
+from octo_integration.simulators.libero.shifts import LOOKS, STARTS, draw_shift
 from octo_integration.simulators.libero.suites import STATES, SUITES, TASKS, UNUSABLE
-from octo_integration.simulators.protocol import Simulator, Vector
+from octo_integration.simulators.protocol import ShiftKind, Simulator, Vector
 
 SIMULATOR = Simulator(
     make=LiberoEnv,
@@ -15,6 +16,12 @@ SIMULATOR = Simulator(
     cameras={"primary": "Camera in front, mirrored as in the official data.", "wrist": "Wrist camera, likewise."},
     data_set="libero_scripted",
     description="Demonstrations of this project's scripted expert in LIBERO, laid out as modified_libero_rlds.",
+    shifts={
+        "none": ShiftKind("nothing"),
+        **dict.fromkeys(LOOKS, ShiftKind("looks")),
+        **dict.fromkeys(STARTS, ShiftKind("episode")),
+    },
+    draw_shift=draw_shift,
     movement=6,
     requires={MODULE: INSTALL},
     suites=SUITES,

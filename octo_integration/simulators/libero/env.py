@@ -8,14 +8,15 @@ is what is returned here, of both cameras.
 
 import functools
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from octo_integration.simulators.libero.control import Controller
 from octo_integration.simulators.libero.expert import Expert
 from octo_integration.simulators.libero.expert.scene import Scene
+from octo_integration.simulators.libero.looks import Looks, place, sensed
 from octo_integration.simulators.libero.package import build, seeded
+from octo_integration.simulators.libero.shifts import Shift
 from octo_integration.simulators.libero.suites import TASKS
 from octo_integration.simulators.protocol import Environment, Observation
 from octo_integration.simulators.renderer import Renderer, import_mujoco
@@ -59,21 +60,29 @@ class LiberoEnv(Environment):
         self._cameras = {name: self._model.camera(camera).id for name, camera in CAMERAS.items()}
         self._image_size = image_size
         self._started = False
+        self._shift = Shift()
+        self._things: list[np.ndarray] = []
+        self._looks = Looks(self._model, self._cameras["primary"], self._data.site_xpos[self._robot.eef_site_id])
         self._scene = Scene(self._env)
         self._expert: Expert | None = None
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
         """Takes 2 s, which those who only move the robot need not wait."""
-        return Renderer(self._model, self._image_size, self._cameras["primary"], hidden_groups=[COLLISION_GROUP])
+        camera = self._cameras["primary"]
+        # Without reflections the stove is black; LIBERO's lamps cast no shadows.
+        return Renderer(self._model, self._image_size, camera, hidden_groups=[COLLISION_GROUP], reflections=True)
 
     @property
     def instruction(self) -> str:
         """What to do, in words."""
         return self._words
 
-    def set_shift(self, shift: Any) -> None:
+    def set_shift(self, shift: Shift) -> None:
         """Changes looks from the next image on, and the robot's start from the next reset on."""
+        self._shift = shift
+        self._looks.apply(shift, self._renderer)
+        self._mujoco.mj_camlight(self._model, self._data)
 
     def reset(self, seed: int) -> Observation:
         """Starts an episode with things and fixtures where LIBERO's own samplers put them, drawn from `seed`."""
@@ -92,7 +101,9 @@ class LiberoEnv(Environment):
     def begin(self, seed: int) -> None:
         """`reset`, without a look."""
         self._place(seed)
+        self._shift_start()
         self._settle()
+        self._remember_things()
 
     def begin_at(self, index: int) -> None:
         """`reset_to`, without a look."""
@@ -100,7 +111,9 @@ class LiberoEnv(Environment):
             raise ValueError(f"the task has {len(self._recorded)} recorded initial states; got number {index}.")
         self._place(FIXTURE_SEED)
         self._env.sim.set_state_from_flattened(self._recorded[index])
+        self._shift_start()
         self._settle(steps=0)
+        self._remember_things()
 
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """`advance`, and what is seen then."""
@@ -186,6 +199,16 @@ class LiberoEnv(Environment):
         self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
         self._started, self._expert = True, None
 
+    def _shift_start(self) -> None:
+        """Turns the robot's joints, and makes that the pose which it holds."""
+        if self._shift.start:
+            self._data.qpos[self._robot._ref_joint_pos_indexes] += self._shift.start
+            self._robot.controller.update(force=True)
+            self._robot.controller.reset_goal()
+
+    def _remember_things(self) -> None:
+        self._things = [self._scene.thing(name) for name in self._env.objects_dict]
+
     def _settle(self, steps: int = SETTLING_STEPS) -> None:
         self._mujoco.mj_forward(self._model, self._data)
         for _ in range(steps):
@@ -197,12 +220,16 @@ class LiberoEnv(Environment):
         self._env._post_process()
 
     def _observe(self) -> Observation:
-        images = {
-            f"image_{name}": np.ascontiguousarray(self._renderer.render(self._data, camera=camera)[:, ::-1])
-            for name, camera in self._cameras.items()
-        }
+        geoms = place(self._shift.distractors, self._things)
+        images = {}
+        for name, camera in self._cameras.items():
+            image = self._renderer.render(self._data, geoms, camera)[:, ::-1]
+            images[f"image_{name}"] = sensed(np.ascontiguousarray(image), self._shift, self._moment(), camera)
         joints = self._data.qpos[self._robot._ref_joint_pos_indexes].astype(np.float32)
         return {**images, "proprio": self.proprio(), "joints": joints}
+
+    def _moment(self) -> int:
+        return round(self._data.time / self._model.opt.timestep)
 
     def proprio(self) -> np.ndarray:
         """f32[8]: position, axis times angle, fingers."""

@@ -9,6 +9,8 @@ from octo_integration.simulators.libero.expert.scene import Scene
 
 OPENING = 0.073  # of the fingers
 RIM = 0.012  # of a vessel: so much below its top
+# Deeper, or farther out, the fingers slide up a bowl's wall and lose it.
+GRIP, INSET = 0.02, 0.005  # below and inside the rim
 HOME = np.pi / 2  # direction from finger to finger in the first pose
 HOLLOW = ("bowl", "plate", "mug", "frypan")
 
@@ -77,11 +79,11 @@ def _at_the_rim(points: np.ndarray, middle: np.ndarray) -> list[tuple[float, Gra
     """Grasps with one finger inside."""
     low, high = points[:, 2].min(), points[:, 2].max()
     rim = points[points[:, 2] > high - RIM, :2]
-    height = max(high - 0.033, low + 0.012)
+    height = max(high - GRIP, low + 0.012)
     found = []
     for angle in np.arange(24) * np.pi / 12:
         direction = np.array([np.cos(angle), np.sin(angle)])
-        center = middle + (((rim - middle) @ direction).max() - 0.007) * direction
+        center = middle + (((rim - middle) @ direction).max() - INSET) * direction
         found.append((0.0, Grasp(np.append(center, height), nearest_yaw(angle % np.pi))))
     return found
 

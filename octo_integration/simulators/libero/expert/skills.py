@@ -14,6 +14,7 @@ OPEN, CLOSED = 1.0, 0.0
 REACH, TURN = 0.05, 0.5  # metres and radians of a full action
 ANYHOW = 9.0  # radians: any orientation will do
 TRAVEL = 0.05  # metres: nearer than that over the goal, a thing may be lowered
+PROGRESS, PATIENCE = 0.002, 12  # metres in so many steps, or something is in the way
 OVER = 0.04  # metres between what moves and what it moves over
 SLIPPED = 0.06  # metres that a thing has moved in the hand
 TRIES = 4
@@ -43,13 +44,15 @@ def go(
     limit: float = 1.0,
     holds: Callable[[], bool] = lambda: True,
 ) -> Moves:
-    """Moves the hand to a point, or to where a thing that moves wants it, for as long as it `holds` that."""
+    """Moves the hand to a point, or to where a thing that moves wants it, for as long as it `holds` that and helps."""
+    best, since = float("inf"), 0
     for _ in range(steps):
-        if not holds():
-            return
         point = target() if callable(target) else target
         off, twisted = np.linalg.norm(point - scene.hand()), np.linalg.norm(scene.turn_to(rotation))
-        if off < within and twisted < turned:
+        if off + 0.1 * twisted < best - PROGRESS:
+            best, since = float(off + 0.1 * twisted), 0
+        since += 1
+        if (off < within and twisted < turned) or since > PATIENCE or not holds():
             return
         yield toward(scene, point, rotation, grip, gain, limit)
 
