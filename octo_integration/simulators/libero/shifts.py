@@ -65,9 +65,9 @@ class Strength(NamedTuple):
 
 LEAST = 0.7
 STRENGTHS = {
-    1: Strength(6.0, 0.04, 0.25, 0.1, 0.35, 8.0, 0.006, 0.04, 2),
-    2: Strength(12.0, 0.08, 0.45, 0.25, 0.7, 20.0, 0.012, 0.09, 4),
-    3: Strength(22.0, 0.15, 0.65, 0.4, 1.0, 40.0, 0.022, 0.16, 8),
+    1: Strength(6.0, 0.04, 0.25, 0.1, 0.35, 5.0, 0.004, 0.04, 2),
+    2: Strength(12.0, 0.08, 0.45, 0.25, 0.7, 12.0, 0.008, 0.09, 4),
+    3: Strength(22.0, 0.15, 0.65, 0.4, 1.0, 25.0, 0.014, 0.16, 8),
 }
 PATTERNS = ("checker", "stripes", "blobs", "gradient", "speckle")
 KINDS = ("mjGEOM_BOX", "mjGEOM_SPHERE", "mjGEOM_CYLINDER")

@@ -7,7 +7,6 @@ import numpy as np
 
 from octo_integration.simulators.renderer import import_mujoco
 
-ROBOT = ("robot0", "gripper0", "mount0")
 GRID = 5  # points along an edge of a box
 HAND = 0.1  # half width of the hand
 UP = np.array([0.0, 0.0, 1.0])
@@ -23,7 +22,9 @@ class Scene:
         self._hand = env.robots[0].eef_site_id
         model = self.model
         self._names = {model.body(number).name: number for number in range(model.nbody)}
-        self._robot = {number for name, number in self._names.items() if name.startswith(ROBOT)}
+        # Tables and walls are not among them.
+        roots = {number for name, number in self._names.items() if name.endswith("_main")}
+        self._things = {body for body in range(model.nbody) if int(model.body_rootid[body]) in roots}
         self._sites = {model.site(number).name: number for number in range(model.nsite)}
         solid = map(int, np.flatnonzero(model.geom_contype))
         self._clouds = [(int(model.geom_bodyid[geom]), geom, self._cloud(geom)) for geom in solid]
@@ -64,9 +65,8 @@ class Scene:
         return self.points({self._names[body]})
 
     def others(self, name: str) -> np.ndarray:
-        """Points on everything that a hand which wants that thing must not meet: f64[N, 3]."""
-        mine = self._tree(self._names[f"{name}_main"])
-        return self.points([body for body in range(1, self.model.nbody) if body not in mine | self._robot])
+        """Points on all other things, which a hand must not meet that wants this one: f64[N, 3]."""
+        return self.points(self._things - self._tree(self._names[f"{name}_main"]))
 
     def highest(self, name: str, goal: np.ndarray) -> float:
         """The height of what stands between the hand and a point, besides the thing that is wanted."""
