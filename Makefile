@@ -88,7 +88,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints/main.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints/main.txt -e '.[vla,sim,dev,docs]'
+	$(BIN)/python -m pip install -q -c constraints/main.txt -e '.[vla,sim,libero,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.

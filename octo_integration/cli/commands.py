@@ -58,6 +58,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plot": _command("plot", "draw the drift of runs along the stack"),
     "evaluate": _command("evaluate", "roll a fine-tuned policy out in a simulator: success per task"),
+    "compare": _command("compare", "compare the success of evaluated runs in pairs"),
     "collect": _command(
         "collect", "record demonstrations of a simulator's scripted experts as RLDS", f"{HERE}.collect:CollectConfig"
     ),

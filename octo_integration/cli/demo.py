@@ -6,9 +6,11 @@ maps-vla demo --out runs/demo
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from octo_integration.cli import demo_libero
 from octo_integration.cli.devices import say_devices
 from octo_integration.cli.following import say_next
 from octo_integration.common import limits
@@ -37,10 +39,16 @@ class Options:
     Three runs each, every one as `maps-vla finetune` does it by default; runs of one seed see the same data in the same
     order. Prints the strengths, the action error on held-out episodes as recorded and under unseen texture, light,
     camera and colour, and draws how far each tensor moved. The same command again resumes.
+
+    With --simulator libero: makes demonstrations there, fine-tunes on them with MAPS, and lets the policy act.
     """
 
     out: str = "runs/demo"
-    """Folder of the runs (adam-0/, maps-0/, adam-1/ and so on) and the figure drift.png."""
+    """Folder of the runs (adam-0/, maps-0/, adam-1/ and so on) and the figure drift.png.
+
+    Of LIBERO: libero_data/, libero/ and videos/."""
+    simulator: Literal["metaworld", "libero"] = "metaworld"
+    """Whose demonstrations."""
     steps: int = OptimizerConfig.steps
     """Optimizer steps of each run."""
     lambda_max: float = MapsConfig.lambda_max
@@ -57,6 +65,8 @@ class Options:
 
 def run(config: Options) -> int:
     """Runs the demonstration; returns the exit code (128 + signal if a signal ended it early)."""
+    if config.simulator == "libero":
+        return demo_libero.run(Path(config.out), config.steps, config.lambda_max)
     say_devices()
     errors: dict[Method, list[Errors]] = {method: [] for method in METHODS}
     for seed in range(config.seeds):

@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import maps_optax
+from octo_integration.collect import resume
 from octo_integration.collect.experts import Demonstration, demonstrate
 from octo_integration.collect.parallel import encode_jpeg, environment, parallel_map
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
-from octo_integration.simulators.protocol import Observation, Simulator, Vector, find
+from octo_integration.simulators.protocol import Layout, Observation, Simulator, Vector, chosen_tasks, find
 
 ZERO_SHOT = "zero_shot"
 ATTEMPTS = 5
 STEPS_PER_EPISODE = 50  # about
+
+MAY_CHANGE = {"out", "workers", "suite"}  # of what was begun; tasks tell what the suites come to
 
 Example = dict[str, Any]
 
@@ -30,14 +34,20 @@ class CollectConfig:
     """Demonstrations of a simulator's scripted experts, written as an RLDS data set.
 
     maps-vla collect --out runs/demos --tasks reach door-open --episodes-per-task 40
+    maps-vla collect --out runs/spatial --simulator libero --suite libero_spatial --image-size 256
+
+    The same command goes on where it was stopped.
     """
 
     out: str
     """Directory to make; it will hold dataset_info.json and is what data.path takes."""
     simulator: str = "metaworld"
     """A folder of octo_integration/simulators, or module:NAME of a package of yours."""
+    suite: tuple[str, ...] = ()
+    """All tasks of these suites of the simulator's are demonstrated (libero_spatial, ...)."""
     tasks: tuple[str, ...] | None = None
-    """What is demonstrated, by the simulator's names; default: the simulator's choice."""
+    """What is demonstrated, by the simulator's names (libero_spatial/3); default: the simulator's choice, or none
+    beside suite."""
     episodes_per_task: int = 10
     """Successful training episodes of each task."""
     heldout_per_task: int = 2
@@ -112,10 +122,10 @@ def plan(config: CollectConfig) -> Plan:
     """The simulator, tasks and shifts of a config.
 
     Raises:
-      ValueError: there is no such simulator.
+      ValueError: there is no such simulator, or suite.
     """
     simulator = find(config.simulator)
-    tasks = simulator.default_tasks if config.tasks is None else config.tasks
+    tasks = chosen_tasks(simulator, config.suite, config.tasks)
     shifts = simulator.default_shifts if config.shifts is None else config.shifts
     return Plan(simulator, tasks, shifts)
 
@@ -131,16 +141,16 @@ class _Job:
 
 
 def collect(config: CollectConfig) -> Path:
-    """Runs the experts and writes the data set.
+    """Runs the experts and writes the data set; where it was begun with the same options, goes on with it.
 
     Returns:
       The directory, for `tfds.builder_from_directory` or DataConfig.path.
 
     Raises:
       FileExistsError: it is there already.
-      OSError: the disk is full; nothing is left behind.
+      OSError: the disk is full; recorded episodes are kept beside it.
       SimulatorMissing, RenderingUnavailable: a library is missing; the message says which.
-      ValueError: an expert fails time and again.
+      ValueError: an expert fails time and again, or it was begun with other options.
       ChildProcessError: a worker died.
     """
     from octo_integration.collect.writer import new_dataset  # tensorflow, which the workers do without
@@ -148,8 +158,9 @@ def collect(config: CollectConfig) -> Path:
     out, simulator = Path(config.out), find(config.simulator)
     jobs = list(_jobs(config))
     views = sum(1 + len(job.views) for job in jobs)
-    # A JPEG of 64 x 64 pixels takes 1.7 kB here.
-    size = views * STEPS_PER_EPISODE * len(simulator.cameras) * config.image_size**2 // 2
+    # A JPEG of 64 x 64 pixels takes 1.7 kB here. All is there twice before the end.
+    size = 2 * views * STEPS_PER_EPISODE * len(simulator.cameras) * config.image_size**2 // 2
+    options = {**dataclasses.asdict(config), "tasks": plan(config).tasks, "version": maps_optax.__version__}
     with new_dataset(
         out,
         name=simulator.data_set,
@@ -158,8 +169,17 @@ def collect(config: CollectConfig) -> Path:
         splits=splits(config),
         expected_bytes=size,
     ) as add:
-        for examples in parallel_map(_record, jobs, workers=config.workers, label="collect", unit="episode"):
-            add({split: [example] for split, example in examples.items()})
+        with resume.parts(out, {name: options[name] for name in options.keys() - MAY_CHANGE}) as folder:
+            files = [folder / f"{number:06d}.json" for number in range(len(jobs))]
+            missing = [(job, file) for job, file in zip(jobs, files, strict=True) if not file.exists()]
+            if len(missing) < len(jobs):
+                print(f"{len(jobs) - len(missing)} of {len(jobs)} episodes are recorded already", flush=True)
+            # One task after the other, so that a worker builds the environment of each once and keeps one alone.
+            missing.sort(key=lambda work: work[0].task)
+            for _ in parallel_map(_record, missing, workers=config.workers, label="collect", unit="episode"):
+                pass
+            for file in files:
+                add({split: [example] for split, example in resume.read(file).items()})
     return out
 
 
@@ -192,6 +212,18 @@ def _jobs(config: CollectConfig) -> Iterator[_Job]:
                 yield _Job(config, task, f"{part}_{ZERO_SHOT}", index)
 
 
+def layout_of(simulator: Simulator) -> Layout:
+    """How the simulator's episodes are written: its own layout, or standardised steps as they are."""
+    return simulator.layout or Layout(
+        vectors={"state": simulator.state},
+        observe=lambda observation: {"state": observation["proprio"]},
+        action=simulator.action,
+        act=lambda action: action,
+        last_discount=0.0,
+        metadata=lambda task, seed: {"task": task, "seed": seed},
+    )
+
+
 def rlds_features(simulator: Simulator, image_size: int) -> Any:
     """The TFDS features of an episode."""
     from octo_integration.data.tf import tf, tfds
@@ -201,27 +233,26 @@ def rlds_features(simulator: Simulator, image_size: int) -> Any:
     def vector(meaning: Vector) -> Any:
         return tfds.features.Tensor(shape=(meaning.size,), dtype=np.float32, doc=meaning.doc)
 
-    shape = (image_size, image_size, 3)
+    layout, shape = layout_of(simulator), (image_size, image_size, 3)
     images = {
         _image(camera): tfds.features.Image(shape=shape, encoding_format="jpeg", doc=doc)
         for camera, doc in simulator.cameras.items()
     }
     step = {
-        "observation": {**images, "state": vector(simulator.state)},
-        "action": vector(simulator.action),
+        "observation": {**images, **{name: vector(meaning) for name, meaning in layout.vectors.items()}},
+        "action": vector(layout.action),
         "language_instruction": tfds.features.Text(),
         "reward": scalar(tf.float32, doc="1 at the last step."),
-        "discount": scalar(tf.float32, doc="0 at the last step."),
+        "discount": scalar(tf.float32, doc=f"{layout.last_discount:g} at the last step."),
         "is_first": scalar(tf.bool),
         "is_last": scalar(tf.bool),
         "is_terminal": scalar(tf.bool),
     }
-    return tfds.features.FeaturesDict(
-        {
-            "steps": tfds.features.Dataset(step),
-            "episode_metadata": {"task": tfds.features.Text(), "seed": scalar(tf.int64)},
-        }
-    )
+    metadata = {
+        name: tfds.features.Text() if isinstance(value, str) else scalar(tf.int64)
+        for name, value in layout.metadata("", 0).items()
+    }
+    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step), "episode_metadata": metadata})
 
 
 def _image(camera: str) -> str:
@@ -229,34 +260,40 @@ def _image(camera: str) -> str:
     return "image" if camera == "primary" else f"{camera}_image"
 
 
-def _record(job: _Job) -> dict[str, Example]:
-    """One successful episode, as the example of every split that shows it. Runs in a worker."""
+def _record(work: tuple[_Job, Path]) -> None:
+    """Writes one successful episode, as the example of every split that shows it. Runs in a worker."""
+    job, file = work
     config = job.config
     simulator = find(config.simulator)
-    env = environment(simulator.make, job.task, config.image_size)
+    env = environment(simulator.make, job.task, config.image_size, keep=1)
     max_steps = config.max_steps or simulator.task(job.task).expert_steps
     assert max_steps is not None  # CollectConfig has seen to it
+    layout = layout_of(simulator)
     for attempt in range(ATTEMPTS):
         seed = simulator.seed(config.seed, job.task, job.split, job.index, attempt)
         env.set_shift(simulator.draw_shift(job.shift, seed, config.layouts))
         episode = demonstrate(env, seed, noise=config.noise, max_steps=max_steps, movement=simulator.movement)
         if episode is None:
             continue
-        examples = {job.split: _example(job.task, env.instruction, seed, episode, episode.observations)}
+        metadata = layout.metadata(job.task, seed)
+        examples = {job.split: _example(layout, metadata, env.instruction, episode, episode.observations)}
         for view in job.views:
             env.set_shift(simulator.draw_shift(view, seed, "all"))
             seen: Sequence[Observation] = episode.observations
             if simulator.shift(view).changes == "looks":
                 seen = [env.look_again(snapshot) for snapshot in episode.snapshots]
-            examples[f"{job.split}_{view}"] = _example(job.task, env.instruction, seed, episode, seen)
-        return examples
+            examples[f"{job.split}_{view}"] = _example(layout, metadata, env.instruction, episode, seen)
+        resume.write(file, examples)
+        return
     raise ValueError(
         f"collect: the expert of task {job.task!r} failed {ATTEMPTS} times in {max_steps} steps; "
         "lower noise or raise max_steps."
     )
 
 
-def _example(task: str, instruction: str, seed: int, episode: Demonstration, seen: Sequence[Observation]) -> Example:
+def _example(
+    layout: Layout, metadata: Example, instruction: str, episode: Demonstration, seen: Sequence[Observation]
+) -> Example:
     """An episode as it was `seen`."""
     cameras = [name for name in seen[0] if name.startswith("image_")]
     last = len(seen) - 1
@@ -264,16 +301,16 @@ def _example(task: str, instruction: str, seed: int, episode: Demonstration, see
         {
             "observation": {
                 **{_image(name.removeprefix("image_")): encode_jpeg(view[name]) for name in cameras},
-                "state": observation["proprio"],
+                **layout.observe(observation),
             },
-            "action": action,
+            "action": layout.act(action),
             "language_instruction": instruction,
             "reward": float(t == last),
-            "discount": float(t != last),
+            "discount": layout.last_discount if t == last else 1.0,
             "is_first": t == 0,
             "is_last": t == last,
             "is_terminal": t == last,
         }
         for t, (view, observation, action) in enumerate(zip(seen, episode.observations, episode.actions, strict=True))
     ]
-    return {"steps": steps, "episode_metadata": {"task": task, "seed": seed}}
+    return {"steps": steps, "episode_metadata": metadata}

@@ -14,10 +14,11 @@ import numpy as np
 
 from octo_integration.collect.experts import disturbed
 from octo_integration.collect.parallel import encode_jpeg, environment, parallel_map
+from octo_integration.simulators.appearance import Light
 from octo_integration.simulators.metaworld import SIMULATOR
 from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv, Positions
 from octo_integration.simulators.metaworld.goals import NEW_PAIRS, SHAPES_PER_SCENE, ColoredShape
-from octo_integration.simulators.metaworld.shifts import Light, Shift, draw_seen, hue_name
+from octo_integration.simulators.metaworld.shifts import Shift, draw_seen, hue_name
 from octo_integration.simulators.metaworld.tasks import TASKS, get_task
 
 NAME = "metaworld_frames"

@@ -55,10 +55,16 @@ def _ignore_interrupts() -> None:
 _BUILT: dict[Any, Any] = {}
 
 
-def environment(make: Callable[..., E], task: str, image_size: int) -> E:
-    """This process's environment of a task, built once; the process's end closes it."""
+def environment(make: Callable[..., E], task: str, image_size: int, *, keep: int | None = None) -> E:
+    """This process's environment of a task, built once; the process's end closes it.
+
+    Args:
+      keep: how many may be open, the oldest are closed; default: any number. LIBERO's take half a gigabyte each.
+    """
     key = make, task, image_size
     if key not in _BUILT:
+        while keep is not None and len(_BUILT) >= keep:
+            _BUILT.pop(next(iter(_BUILT))).__exit__(None, None, None)
         _BUILT[key] = make(task, image_size=image_size)
     return cast(E, _BUILT[key])
 

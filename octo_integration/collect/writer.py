@@ -94,7 +94,7 @@ def _one_line_errors(out: Path) -> Iterator[None]:
     except (OSError, tf.errors.OpError) as error:
         reason = error.message if isinstance(error, tf.errors.OpError) else error
         raise OSError(
-            f"cannot write {out}: {reason}. Nothing was kept; free some space or give another --out."
+            f"cannot write {out}: {reason}. Nothing was kept of it; free some space or give another --out."
         ) from None
 
 

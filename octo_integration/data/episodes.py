@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from octo_integration.data.rlds import Source, first_line
-from octo_integration.data.standardize import Episode, Fields, episode
+from octo_integration.data.standardize import Episode, Fields, Span, episode
 from octo_integration.data.tf import settled, tf, tfds
 
 READ_BUFFER = 4 << 20  # bytes
@@ -38,8 +38,8 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Standardised (action f32[N, A], proprio f32[N, P]) of every episode in the order on disk.
 
     Raises:
-      ValueError: a file is damaged, a raw vector is NaN or infinite, the fields of an episode are not of one
-        length, or there is not one step.
+      ValueError: a file is damaged, a raw vector is NaN or infinite or of another convention (`Span`), the fields of an
+        episode are not of one length, or there is not one step.
     """
 
     def vectors(number: Any, steps: Fields) -> tuple[Any, ...]:
@@ -49,6 +49,7 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     data = raw_episodes(source, None).map(vectors, num_parallel_calls=tf.data.AUTOTUNE)
     count = total = 0
+    spreads = [_Spread(source, span) for span in source.standardisation.spans]
     with readable(source):
         for number, lengths, raw, action, proprio in settled(data).as_numpy_iterator():
             if uneven := _uneven(lengths):
@@ -57,11 +58,15 @@ def scan(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 )
             for path, values in raw.items():
                 _check_finite(source, number, path, values)
+            for spread in spreads:
+                spread.add(number, raw[spread.span.path])
             count, total = count + 1, total + len(action)
             yield action, proprio
     if count < source.num_episodes:
         found = f"{source.name}: {count} of {source.num_episodes} episodes found; copy the files again."
         raise ValueError(_explain(source) or found)
+    for spread in spreads:
+        spread.check()
     if total == 0:
         raise ValueError(f"{source.name}: its {count} episodes hold no step to learn from; take another split.")
 
@@ -113,6 +118,42 @@ def _check_finite(source: Source, number: int, path: str, values: np.ndarray) ->
         raise ValueError(
             f"{source.name}: episode {number}, step {step}: {path}[{entry}] is "
             f"{values[step, entry]}; repair the episode, or leave it out by a split slice."
+        )
+
+
+BEYOND = 0.05  # of a span, that values may lie outside it
+
+
+class _Spread:
+    """The least and the greatest of the values that a span is of; refuses those of another convention."""
+
+    def __init__(self, source: Source, span: Span) -> None:
+        self.span, self._source = span, source
+        self._least, self._greatest = np.inf, -np.inf
+
+    def add(self, number: int, values: np.ndarray) -> None:
+        span, chosen = self.span, values[:, self.span.entries]
+        if not chosen.size:
+            return
+        margin = BEYOND * (span.high - span.low)
+        beyond = np.argwhere((chosen < span.low - margin) | (chosen > span.high + margin))
+        if len(beyond):
+            step, entry = beyond[0]
+            self._refuse(
+                f"[{span.entries.start + entry}] is {chosen[step, entry]:.3g} in episode {number}, step {step}"
+            )
+        self._least, self._greatest = min(self._least, chosen.min()), max(self._greatest, chosen.max())
+
+    def check(self) -> None:
+        spread = self._greatest - self._least
+        if self.span.signed and BEYOND < spread / (self.span.high - self.span.low) < 0.5 + BEYOND:
+            self._refuse(f"[{self.span.entries.start}] goes from {self._least:.3g} to {self._greatest:.3g}")
+
+    def _refuse(self, found: str) -> None:
+        raise ValueError(
+            f"{self._source.name}: steps/{self.span.path}{found}, but this standardisation reads values from "
+            f"{self.span.low:g} to {self.span.high:g}: the data have another convention; give the data.standardize "
+            "that is theirs, or one of your own."
         )
 
 

@@ -10,7 +10,7 @@ A standardised episode of N steps is
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from octo_integration.common import named
 from octo_integration.data.tf import tf
@@ -19,6 +19,22 @@ FOLDER = "octo_integration.data.standardisations"
 
 Episode = dict[str, Any]
 Fields = dict[str, Any]
+
+
+class Span(NamedTuple):
+    """Where raw values of a vector lie if they mean what the standardisation takes them for.
+
+    Attributes:
+      path: of the vector; entries: of those of its entries.
+      low, high: no value is beyond them.
+      signed: where they vary at all, it is over more than half of the span: a gripper of -1 and 1, not of 0 and 1.
+    """
+
+    path: str
+    entries: slice
+    low: float
+    high: float
+    signed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +47,14 @@ class Standardisation:
       instruction: path of the instruction.
       build: {path: tensor over the N >= 1 raw steps} (vectors as float32) -> (proprio, action, slice of the steps that
         they are of).
+      spans: what would tell that the data have another convention; looked at when statistics are made.
     """
 
     images: Mapping[str, str]
     vectors: Mapping[str, int]
     instruction: str
     build: Callable[[Fields], tuple[Any, Any, slice]]
+    spans: tuple[Span, ...] = ()
 
 
 ALL = slice(None)

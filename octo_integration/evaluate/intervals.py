@@ -1,6 +1,7 @@
-"""Confidence intervals: of a success rate, and of a mean of few values."""
+"""Confidence intervals: of success rates, of their differences, and of a mean of few values."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,3 +40,45 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
         raise ValueError(f"an interval needs two values or more, not {len(values)}.")
     half = float(scipy.special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
+
+
+def rate_interval(tasks: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """95 % confidence interval of the success rate over tasks like these: their mean, each task weighing the same.
+
+    Episodes of a task resemble one another, so the tasks' rates are what scatters (`t_interval`). A few tasks may
+    agree by chance, so it is never narrower than Wilson's of all episodes, which takes them for unrelated.
+    """
+    outcomes = [outcome for task in tasks for outcome in task]
+    low, high = wilson_interval(sum(outcomes), len(outcomes))
+    if len(tasks) < 2:
+        return low, high
+    wide = t_interval(np.array([sum(task) / len(task) for task in tasks]))
+    return max(0.0, min(low, wide[0])), min(1.0, max(high, wide[1]))
+
+
+def paired_interval(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
+    """95 % confidence interval of rate(first) - rate(second), outcomes of the same episodes in the same order.
+
+    D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012): Wald's, with one episode of either kind more that
+    only one of the two does; right for few episodes, and where the two never differ.
+
+    Raises:
+      ValueError: they are not of one length, or empty.
+    """
+    n = len(first)
+    if n == 0 or n != len(second):
+        raise ValueError(f"{n} and {len(second)} outcomes; give pairs.")
+    only = [sum(a and not b for a, b in zip(x, y, strict=True)) for x, y in ((first, second), (second, first))]
+    p, q = ((count + 1) / (n + 2) for count in only)
+    half = Z_95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def difference_interval(tasks: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> tuple[float, float]:
+    """95 % confidence interval of the mean over tasks of rate(first) - rate(second), as `rate_interval`'s."""
+    first, second = ([outcome for pair in tasks for outcome in pair[side]] for side in (0, 1))
+    low, high = paired_interval(first, second)
+    if len(tasks) < 2:
+        return low, high
+    wide = t_interval(np.array([sum(a) / len(a) - sum(b) / len(b) for a, b in tasks]))
+    return max(-1.0, min(low, wide[0])), min(1.0, max(high, wide[1]))

@@ -1,22 +1,22 @@
-"""Success rates of a policy in a simulator, with confidence intervals."""
+"""Success rates of a policy in a simulator, with confidence intervals: one policy here, environments in processes."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from octo_integration.common.files import replacing
 from octo_integration.evaluate.intervals import wilson_interval
+from octo_integration.evaluate.video import write_video
 from octo_integration.simulators.isolated import isolated_env
-from octo_integration.simulators.protocol import Environment, find
+from octo_integration.simulators.protocol import Environment, Observation, Simulator, find
 from octo_integration.simulators.renderer import INSTALL, SimulatorMissing
-
-VIDEO_SCALE = 4
-VIDEO_RATE = 20  # frames per second; half as fast as the robot
 
 
 class Policy(Protocol):
@@ -30,6 +30,21 @@ class Policy(Protocol):
 
     def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
         """The next actions, f32[chunk, A] in the units of standardised episodes, not normalised."""
+
+
+class Episode(NamedTuple):
+    """Which episode: its number is that of a recorded initial state, where the simulator has them."""
+
+    task: str
+    shift: str
+    number: int
+
+
+class Outcome(NamedTuple):
+    """How an episode went: steps are those of the policy."""
+
+    success: bool
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,93 +67,231 @@ class TaskResult:
         return sum(self.outcomes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How episodes are run.
+
+    Attributes:
+      simulator: name of a folder in `simulators`, or "module:NAME", which is imported.
+      seed: of the initial states and looks, which differ from all collected ones; of recorded initial states, of looks
+        alone.
+      layouts: initial states, where the shift is not one of them: "all", or "restricted" as demonstrations may be.
+      max_steps: of an episode; default: the simulator's choice for the task.
+      execute: steps of a chunk carried out before the policy is asked again.
+      image_size: height and width of the images that the policy sees, in pixels.
+      render_size: of those that are rendered, if another; they are resized as in training.
+    """
+
+    simulator: str = "metaworld"
+    seed: int = 0
+    layouts: str = "all"
+    max_steps: int | None = None
+    execute: int = 4
+    image_size: int = 64
+    render_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses numbers below 1."""
+        for name in ("max_steps", "execute", "image_size", "render_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"evaluate: {name} is {value}; give a number of at least 1.")
+
+
 def rollout(
-    policy: Policy,
+    policy: Policy | Sequence[Policy],
     tasks: Sequence[str] | None = None,
     *,
-    simulator: str = "metaworld",
     episodes: int = 20,
-    seed: int = 0,
     shift: str = "none",
-    layouts: str = "all",
-    max_steps: int | None = None,
-    execute: int = 4,
-    image_size: int = 64,
     video_dir: Path | None = None,
+    **options: str | int | None,
 ) -> list[TaskResult]:
     """Lets a policy act until success or `max_steps`, `episodes` times per task.
 
     Args:
-      policy: reset at the start of every episode, then shown every moment once.
+      policy: reset at the start of every episode, then shown every moment once; or several that act alike, for as many
+        episodes at a time.
       tasks: names of the simulator's tasks; default: those it chooses.
-      simulator: name of a folder in `simulators`, or "module:NAME", which is imported.
-      seed: of the initial states and looks; they differ from all collected ones.
       shift: held-out looks, words, layouts or goals, one of the simulator's, drawn anew for every episode.
-      layouts: initial states, where the shift is not one of them: "all", or "restricted" as demonstrations may be.
-      max_steps: of an episode; default: the simulator's choice for the task.
-      execute: steps of a chunk carried out before the policy is asked again.
-      image_size: height and width of the images in pixels.
       video_dir: where to write a video of every episode (mp4 if imageio-ffmpeg is installed, otherwise gif).
+      options: of `Rollout`.
 
     Raises:
-      ValueError: unknown simulator, task, shift or layouts, a shift that a task cannot have, a number below 1, or
-        actions too few, of the wrong shape or not finite.
+      ValueError: unknown simulator, task, shift or layouts, a shift that a task cannot have, a number below 1, more
+        episodes than there are recorded initial states, or actions too few, of the wrong shape or not finite.
       SimulatorMissing, RenderingUnavailable: a library is missing; the message says which.
     """
-    numbers = {"episodes": episodes, "max_steps": max_steps, "execute": execute}
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"evaluate: {name} is {value}; give a number of at least 1.")
-    check_rollout(tasks, shift, layouts, simulator=simulator, video=video_dir is not None)
-    world = find(simulator)
+    settings = Rollout(**options)  # type: ignore[arg-type]
+    world = find(settings.simulator)
     tasks = world.default_tasks if tasks is None else tasks
+    check_rollout(tasks, shift, settings, episodes=episodes, video=video_dir is not None)
+    outcomes: dict[Episode, Outcome] = {}
+    policies = policy if isinstance(policy, Sequence) else (policy,)
+    wanted = [Episode(task, shift, number) for task in tasks for number in range(episodes)]
+    run_episodes(policies, wanted, settings, outcomes.__setitem__, video_dir)
+    return results(wanted, outcomes)
 
-    results = []
-    with tqdm(total=len(tasks) * episodes, desc="evaluate", unit="episode") as bar:
-        for task in tasks:
-            outcomes: list[bool] = []
-            limit = max_steps or world.task(task).steps
-            with isolated_env(world.make, task, image_size=image_size) as env:
-                for index in range(episodes):
-                    bar.set_postfix_str(f"{task} {sum(outcomes)}/{index}")
-                    start = world.seed(seed, task, "rollout", index)
-                    env.set_shift(world.draw_shift(shift, start, layouts))
-                    success, images = run_episode(env, policy, start, limit, execute, world.action.size)
-                    outcomes.append(success)
-                    if video_dir is not None:
-                        end = "success" if success else "failure"
-                        _write_video(video_dir, f"{task}-{shift}-{index:03d}-{end}", images)
-                    bar.update()
-            interval = wilson_interval(sum(outcomes), episodes)
-            results.append(TaskResult(task, shift, tuple(outcomes), interval))
-    return results
+
+def results(wanted: Iterable[Episode], outcomes: Mapping[Episode, Outcome]) -> list[TaskResult]:
+    """The outcomes of the wanted episodes, by task and shift in the order of their first episodes."""
+    found: dict[tuple[str, str], list[bool]] = {}
+    for episode in wanted:
+        found.setdefault((episode.task, episode.shift), []).append(outcomes[episode].success)
+    return [TaskResult(*key, tuple(o), wilson_interval(sum(o), len(o))) for key, o in found.items()]
 
 
 def check_rollout(
-    tasks: Sequence[str] | None, shift: str, layouts: str = "all", *, simulator: str = "metaworld", video: bool = False
+    tasks: Sequence[str] | None, shift: str, settings: Rollout, *, episodes: int = 1, video: bool = False
 ) -> None:
     """What `rollout` refuses, without a policy; arguments and errors are its own."""
-    world = find(simulator)
+    world = find(settings.simulator)
     kind = world.shift(shift)
+    if episodes < 1:
+        raise ValueError(f"evaluate: episodes is {episodes}; give a number of at least 1.")
     for task in world.default_tasks if tasks is None else tasks:
-        world.task(task)
+        recorded = world.task(task).initial_states
         if not kind.suits(task):
             raise ValueError(f"evaluate: the shift {shift} needs tasks with {kind.needs}; take {task} out of tasks.")
-    world.draw_shift(shift, 0, layouts)
+        if 0 < recorded < episodes:
+            raise ValueError(
+                f"evaluate: episodes is {episodes}, but {task} has {recorded} recorded initial states; give at most as "
+                "many."
+            )
+    world.draw_shift(shift, 0, settings.layouts)
     for module, install in {**world.requires, **({"imageio": INSTALL} if video else {})}.items():
         if importlib.util.find_spec(module) is None:
             raise SimulatorMissing(module, install)
+
+
+def run_episodes(
+    policies: Sequence[Policy],
+    wanted: Iterable[Episode],
+    settings: Rollout,
+    done: Callable[[Episode, Outcome], None],
+    video_dir: Path | None = None,
+) -> None:
+    """Runs as many episodes at a time as there are policies, each in a process of its own, and tells every outcome.
+
+    A policy is asked for one episode alone, so that an outcome depends neither on how many there are nor on which run
+    beside it.
+
+    Args:
+      done: called in a thread, one at a time, as soon as an episode has ended.
+
+    Raises:
+      As `rollout`, and what `done` raises; the other episodes are then given up.
+    """
+    agenda = _Agenda(wanted)
+    with tqdm(total=agenda.left, desc="evaluate", unit="episode") as bar:
+        successes: collections.Counter[str] = collections.Counter()
+
+        def tell(episode: Episode, outcome: Outcome) -> None:
+            with agenda.lock:
+                done(episode, outcome)
+                successes[episode.task] += outcome.success
+                bar.set_postfix_str(f"{episode.task} {successes[episode.task]} successes")
+                bar.update()
+
+        with concurrent.futures.ThreadPoolExecutor(len(policies)) as pool:
+            threads = [pool.submit(_work, policy, agenda, settings, tell, video_dir) for policy in policies]
+            try:
+                for thread in concurrent.futures.as_completed(threads):
+                    thread.result()
+            finally:
+                agenda.stopped.set()
+
+
+class _Agenda:
+    """Episodes still to run, handed out so that few environments are built: building one takes seconds."""
+
+    def __init__(self, wanted: Iterable[Episode]) -> None:
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+        self._queues: dict[str, collections.deque[Episode]] = {}
+        for episode in wanted:
+            self._queues.setdefault(episode.task, collections.deque()).append(episode)
+        self._visits = dict.fromkeys(self._queues, 0)
+        self.left = sum(map(len, self._queues.values()))
+
+    def task(self) -> str | None:
+        """The task with most episodes left for each who is at it; None: there are no more."""
+        with self.lock:
+            waiting = [task for task, queue in self._queues.items() if queue]
+            if not waiting or self.stopped.is_set():
+                return None
+            chosen = max(waiting, key=lambda task: len(self._queues[task]) / (1 + self._visits[task]))
+            self._visits[chosen] += 1
+            return chosen
+
+    def episode(self, task: str) -> Episode | None:
+        """The next of a task; None: there are no more."""
+        with self.lock:
+            queue = self._queues[task]
+            return queue.popleft() if queue and not self.stopped.is_set() else None
+
+
+def _work(
+    policy: Policy,
+    agenda: _Agenda,
+    settings: Rollout,
+    tell: Callable[[Episode, Outcome], None],
+    video_dir: Path | None,
+) -> None:
+    """Runs episodes until there are no more."""
+    world = find(settings.simulator)
+    size = settings.render_size or settings.image_size
+    eyes = policy if size == settings.image_size else Resizing(policy, settings.image_size)
+    try:
+        while (task := agenda.task()) is not None:
+            limit = settings.max_steps or world.task(task).steps
+            with isolated_env(world.make, task, image_size=size) as env:
+                while (episode := agenda.episode(task)) is not None:
+                    seen = start(env, world, episode, settings)
+                    outcome, images = act(env, eyes, seen, limit, settings.execute, world.action.size, agenda.stopped)
+                    if agenda.stopped.is_set():
+                        return
+                    if video_dir is not None:
+                        write_video(video_dir, episode, outcome.success, images)
+                    tell(episode, outcome)
+    except BaseException:
+        agenda.stopped.set()
+        raise
+
+
+def start(env: Environment, world: Simulator, episode: Episode, settings: Rollout) -> Observation:
+    """The first moment of an episode, the simulator's waiting steps behind it."""
+    seed = world.seed(settings.seed, episode.task, "rollout", episode.number)
+    env.set_shift(world.draw_shift(episode.shift, seed, settings.layouts))
+    observation = env.reset_to(episode.number) if world.task(episode.task).initial_states else env.reset(seed)
+    for _ in range(world.waiting_steps):
+        observation, _ = env.step(np.asarray(world.still, np.float32))
+    return observation
 
 
 def run_episode(
     env: Environment, policy: Policy, seed: int, max_steps: int, execute: int, action_size: int
 ) -> tuple[bool, list[np.ndarray]]:
     """Lets a policy act once, from the initial state of `seed`: whether it succeeded, and what it saw."""
+    outcome, images = act(env, policy, env.reset(seed), max_steps, execute, action_size)
+    return outcome.success, images
+
+
+def act(
+    env: Environment,
+    policy: Policy,
+    observation: Observation,
+    max_steps: int,
+    execute: int,
+    action_size: int,
+    stopped: threading.Event | None = None,
+) -> tuple[Outcome, list[np.ndarray]]:
+    """Lets a policy act from a first observation on: how it went, and what it saw; `stopped` ends it early."""
     policy.reset()
-    observation = env.reset(seed)
     images = [observation["image_primary"]]
     chunk = np.empty((0, action_size), np.float32)
-    for _ in range(max_steps):
+    for step in range(1, max_steps + 1):
+        if stopped is not None and stopped.is_set():
+            break
         if len(chunk):
             policy.observe(observation)
         else:
@@ -147,8 +300,8 @@ def run_episode(
         chunk = chunk[1:]
         images.append(observation["image_primary"])
         if success:
-            return True, images
-    return False, images
+            return Outcome(True, step), images
+    return Outcome(False, max_steps), images
 
 
 def _checked(actions: np.ndarray, execute: int, size: int) -> np.ndarray:
@@ -164,12 +317,32 @@ def _checked(actions: np.ndarray, execute: int, size: int) -> np.ndarray:
     return actions[:execute]
 
 
-def _write_video(directory: Path, name: str, images: Sequence[np.ndarray]) -> None:
-    import imageio.v3 as imageio
+class Resizing:
+    """A policy that is shown larger or smaller images in the size that it knows, resized as the reader of data does."""
 
-    ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
-    frames = np.stack(images).repeat(VIDEO_SCALE, 1).repeat(VIDEO_SCALE, 2)
-    options = {"duration": 1000 / VIDEO_RATE, "loop": 0} if ending == ".gif" else {"fps": VIDEO_RATE}
-    directory.mkdir(parents=True, exist_ok=True)
-    with replacing(directory / f"{name}{ending}") as partial:
-        imageio.imwrite(partial, frames, **options)
+    def __init__(self, policy: Policy, size: int) -> None:
+        """size: height and width in pixels."""
+        self._policy, self._size = policy, size
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._policy.reset()
+
+    def observe(self, observation: Mapping[str, np.ndarray]) -> None:
+        """A moment."""
+        self._policy.observe(self._resized(observation))
+
+    def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
+        """The next actions."""
+        return self._policy(self._resized(observation), instruction)
+
+    def _resized(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        images = {name for name in observation if name.startswith("image_")}
+        return {name: self._resize(x) if name in images else x for name, x in observation.items()}
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        import jax
+
+        shape = (self._size, self._size, 3)
+        resized = jax.image.resize(image.astype(np.float32), shape, "lanczos3", antialias=True)
+        return np.asarray(resized).clip(0, 255).round().astype(np.uint8)

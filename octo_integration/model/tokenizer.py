@@ -2,6 +2,7 @@
 
 import functools
 import importlib.resources
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,21 +24,22 @@ def load_tokenizer(spec: str, length: int, prompt: str, vocabulary: int) -> Toke
     Args:
       spec: "bytes", the path of a tokenizer.json (Hugging Face), whose special tokens are added as it says, or the name
         of a shipped one ("tiny").
-      length: tokens per text; a longer text loses its end.
+      length: tokens per text; a longer text loses its end, which the first time is a warning.
       vocabulary: rows of the embedding that the tokens are for.
       prompt: "{instruction}" in it stands for the instruction, which a tokenizer.json gets in lower case.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file; it is damaged, or has more tokens than the model.
     """
+    warn = _Warning(length)
     if spec == "bytes":
         _check_vocabulary(spec, VOCABULARY, vocabulary)
-        return lambda texts: tokenize([prompt.replace("{instruction}", text) for text in texts], length)
+        return functools.partial(_bytes, length, prompt, warn)
     published = _open(spec)
     _check_vocabulary(spec, published.get_vocab_size(), vocabulary)
     published.enable_truncation(length)
     published.no_padding()
-    return functools.partial(_encode, published, length, prompt)
+    return functools.partial(_encode, published, length, prompt, warn)
 
 
 class Words(NamedTuple):
@@ -122,12 +124,43 @@ def _check_vocabulary(spec: str, size: int, vocabulary: int) -> None:
         )
 
 
-def _encode(published: Any, length: int, prompt: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+class _Warning:
+    """Tells once that a text is too long: what tells it from others may be at its end."""
+
+    def __init__(self, length: int) -> None:
+        self._length, self._told = length, False
+
+    def __call__(self, text: str, needed: int) -> None:
+        if not self._told:
+            logging.getLogger(__name__).warning(
+                "the instruction %r takes %d tokens, of which the model reads %d: its end is lost; give "
+                "--instruction-length %d or more.",
+                text,
+                needed,
+                self._length,
+                needed,
+            )
+        self._told = True
+
+
+def _bytes(length: int, prompt: str, warn: _Warning, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    prompts = [prompt.replace("{instruction}", text) for text in texts]
+    for text, whole in zip(texts, prompts, strict=True):
+        if (needed := len(whole.encode()) + 2) > length:
+            warn(text, needed)
+    return tokenize(prompts, length)
+
+
+def _encode(
+    published: Any, length: int, prompt: str, warn: _Warning, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     tokens, mask = np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
     prompts = [prompt.replace("{instruction}", text.lower()) for text in texts]
-    for row, real, encoding in zip(tokens, mask, published.encode_batch(prompts), strict=True):
+    for text, row, real, encoding in zip(texts, tokens, mask, published.encode_batch(prompts), strict=True):
         row[: len(encoding.ids)] = encoding.ids
         real[: len(encoding.ids)] = True
+        if encoding.overflowing:
+            warn(text, length + sum(part.special_tokens_mask.count(0) for part in encoding.overflowing))
     return tokens, mask
 
 

@@ -107,5 +107,10 @@ class Policy:
 
 def load_policy(run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
     """The policy of a run directory; args and errors are those of `load_run` and `Policy`."""
-    read_statistics(run / "statistics.json").of(dataset)  # a wrong name shall not wait for the parameters
+    check_dataset(run, dataset)
     return Policy(load_run(run, step), dataset)
+
+
+def check_dataset(run: Path, dataset: str | None) -> None:
+    """Refuses a name that `Policy` would refuse, before the parameters are read."""
+    read_statistics(run / "statistics.json").of(dataset)

@@ -6,7 +6,7 @@ simulator's own differ, `step` and the observations convert.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -37,6 +37,14 @@ class Environment(Protocol):
     def reset(self, seed: int) -> Observation:
         """Starts an episode whose initial state depends on `seed` and the shift alone, when all has come to rest."""
 
+    def reset_to(self, index: int) -> Observation:
+        """Starts an episode from a recorded initial state, number 0 to `Simulator.initial_states` - 1, under the shift.
+
+        Raises:
+          ValueError: there is none of that number.
+        """
+        raise ValueError(f"this simulator records no initial states; got number {index}.")
+
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """Carries out f32[A]: what is seen then, and whether the task is done at this moment."""
 
@@ -66,10 +74,16 @@ class Make(Protocol):
 
 
 class Task(NamedTuple):
-    """How many steps an episode of a task may take before it has failed: a policy's, and the expert's (None: none)."""
+    """What is known of a task.
+
+    Attributes:
+      steps, expert_steps: how many an episode may take before it has failed: a policy's, and the expert's (None: none).
+      initial_states: how many recorded ones there are, for `Environment.reset_to`.
+    """
 
     steps: int
     expert_steps: int | None
+    initial_states: int = 0
 
 
 class Vector(NamedTuple):
@@ -95,6 +109,26 @@ class ShiftKind(NamedTuple):
     layouts: str = ""
 
 
+class Layout(NamedTuple):
+    """How demonstrations are written, images and words apart, where not as standardised steps are.
+
+    Attributes:
+      vectors: float vectors of a written observation, by name.
+      observe: what the environment showed -> these.
+      action: its meaning as it is written.
+      act: standardised action f32[A] -> the written one.
+      last_discount: of the last step; that of the others is 1.
+      metadata: (task, seed) -> episode_metadata: texts and whole numbers.
+    """
+
+    vectors: Mapping[str, Vector]
+    observe: Callable[[Observation], dict[str, np.ndarray]]
+    action: Vector
+    act: Callable[[np.ndarray], np.ndarray]
+    last_discount: float
+    metadata: Callable[[str, int], dict[str, str | int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Simulator:
     """All that is known of a simulator without importing it.
@@ -114,6 +148,12 @@ class Simulator:
       seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
         `reset` takes; other splits have other initial states.
       requires: module that must be importable -> the command that installs it.
+      suites: sets of tasks that are known together: name -> its tasks, which are called name/0, name/1, ...
+      unusable: suites, and tasks of others, that the simulator's package names but that cannot be had -> why.
+      layout: of the demonstrations that are collected; default: standardised steps as they are.
+      initial_states: how many recorded ones a task has, as a rule: `Task.initial_states` is of each.
+      waiting_steps: how many steps without movement come before a policy acts, in evaluation.
+      still: the action of such a step.
     """
 
     make: Make
@@ -131,6 +171,12 @@ class Simulator:
     movement: int = 3
     seed: Callable[..., int] = seed_of
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    suites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    unusable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layout: Layout | None = None
+    initial_states: int = 0
+    waiting_steps: int = 0
+    still: tuple[float, ...] = ()
 
     def task(self, name: str) -> Task:
         """The task of that name.
@@ -138,7 +184,30 @@ class Simulator:
         Raises:
           ValueError: there is none.
         """
-        return _entry("task", name, self.tasks)
+        self._usable(name)
+        tasks = self.tasks
+        if self.suites:
+            suite, slash, _ = name.rpartition("/")
+            if not slash:
+                raise ValueError(f"unknown task {name!r}; one is called like {next(iter(tasks))}.")
+            tasks = {task: tasks[task] for task in self.suite(suite)}
+        return _entry("task", name, tasks)
+
+    def suite(self, name: str) -> tuple[str, ...]:
+        """The tasks of the suite of that name.
+
+        Raises:
+          ValueError: there is none.
+        """
+        self._usable(name)
+        if not self.suites:
+            raise ValueError(f"unknown suite {name!r}; this simulator has none, give tasks.")
+        return _entry("suite", name, self.suites)
+
+    def _usable(self, name: str) -> None:
+        for part in (name, name.rpartition("/")[0]):
+            if part in self.unusable:
+                raise ValueError(f"{part} cannot be had: {self.unusable[part]}.")
 
     def shift(self, name: str) -> ShiftKind:
         """What the shift of that name does.
@@ -147,6 +216,18 @@ class Simulator:
           ValueError: there is none.
         """
         return _entry("shift", name, self.shifts)
+
+
+def chosen_tasks(simulator: Simulator, suites: Sequence[str], tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of the suites, then those named; the simulator's choice where neither is given.
+
+    Raises:
+      ValueError: there is no such suite.
+    """
+    if not suites and tasks is None:
+        return simulator.default_tasks
+    members = [task for suite in suites for task in simulator.suite(suite)]
+    return (*dict.fromkeys(members), *(task for task in tasks or () if task not in members))
 
 
 def _entry(what: str, name: str, table: Mapping[str, T]) -> T:

@@ -1,7 +1,7 @@
 """Off-screen frames of a MuJoCo scene, quick on a CPU, or one line that says which library is missing.
 
-No multisampling, shadows or reflections (these cost ten times the rest on a software rasteriser): frames are rendered
-at twice their size and averaged instead, so that a goal of a few pixels stays visible.
+No multisampling, no shadows, reflections only where asked for (these cost ten times the rest on a software rasteriser):
+frames are rendered at twice their size and averaged instead, so that a goal of a few pixels stays visible.
 """
 
 import atexit
@@ -15,6 +15,7 @@ import numpy as np
 
 SUPERSAMPLING = 2
 MAX_GEOMS = 1000
+UNDRAWN_GROUP = 5
 
 _DEBIAN = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0 libosmesa6"
 
@@ -78,15 +79,19 @@ class Geom(NamedTuple):
 
 
 class Renderer:
-    """Frames of one model through one camera. Close it: a context dropped open corrupts later images under OSMesa."""
+    """Frames of one model through its cameras. Close it: a context dropped open corrupts later images under OSMesa."""
 
-    def __init__(self, model: Any, size: int, camera: int) -> None:
+    def __init__(
+        self, model: Any, size: int, camera: int, *, hidden_groups: Iterable[int] = (), reflections: bool = False
+    ) -> None:
         """Opens an OpenGL context.
 
         Args:
           model: mujoco.MjModel; its offscreen buffer and multisampling are set here.
           size: height and width of the frames in pixels.
-          camera: number of the model's camera.
+          camera: number of the model's camera where `render` is not told of another.
+          hidden_groups: of geoms that are not drawn, besides those that MuJoCo does not draw.
+          reflections: whether mirrors are drawn, each of which costs another frame.
 
         Raises:
           RenderingUnavailable: no context.
@@ -114,21 +119,26 @@ class Renderer:
         self._rectangle = mujoco.MjrRect(0, 0, pixels, pixels)
         self._scene = mujoco.MjvScene(model, MAX_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflections
         self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._options.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = camera
+        self._default_camera = camera
         self._pixels = np.empty((pixels, pixels, 3), np.uint8)
 
-    def render(self, data: Any, geoms: Iterable[Geom] = ()) -> np.ndarray:
+    def render(self, data: Any, geoms: Iterable[Geom] = (), camera: int | None = None) -> np.ndarray:
         """The scene as it stands in `data` (mujoco.MjData): uint8[size, size, 3], row 0 at the top.
 
         Args:
           geoms: what is drawn besides; the model does not know of it.
+          camera: number of the model's camera.
         """
         mujoco = self._mujoco
+        self._camera.fixedcamid = self._default_camera if camera is None else camera
         self._gl.make_current()
+        groups = self._model.geom_group.copy()
+        self._model.geom_group[self._out_of_sight(data)] = UNDRAWN_GROUP
         mujoco.mjv_updateScene(
             self._model,
             data,
@@ -138,6 +148,7 @@ class Renderer:
             mujoco.mjtCatBit.mjCAT_ALL.value,
             self._scene,
         )
+        self._model.geom_group[:] = groups
         for geom in geoms:
             self._draw(geom)
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
@@ -146,6 +157,15 @@ class Renderer:
         mean = self._pixels.reshape(shape).mean((1, 3), dtype=np.float32)
         # OpenGL's row 0 is at the bottom.
         return np.ascontiguousarray((mean[::-1] + 0.5).astype(np.uint8))
+
+    def _out_of_sight(self, data: Any) -> np.ndarray:
+        """Which geoms lie wholly outside the camera's cone, bool[N]: a CPU would work as hard for them as for any."""
+        camera, radius = self._camera.fixedcamid, self._model.geom_rbound
+        axes = data.cam_xmat[camera].reshape(3, 3)
+        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ axes).T  # it looks along -z
+        half = np.radians(self._model.cam_fovy[camera]) / 2
+        beside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)
+        return (radius > 0) & (np.maximum(beside, z) > radius)  # planes have no radius
 
     def _draw(self, geom: Geom) -> None:
         mujoco, scene = self._mujoco, self._scene

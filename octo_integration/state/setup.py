@@ -64,6 +64,7 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
         action_dim=statistics.action_dim,
         proprio_dim=statistics.proprio_dim,
         chunk=config.data.chunk,
+        instruction_length=config.instruction_length or named.instruction_length,
         image_size=config.data.image_size,
         cameras=config.data.cameras,
         goal=config.data.goal,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from octo_integration.data.standardize import Fields, Standardisation, binarise_gripper
+from octo_integration.data.standardize import Fields, Span, Standardisation, binarise_gripper
 from octo_integration.data.tf import tf
 
 
@@ -24,4 +24,5 @@ STANDARDISATION = Standardisation(
     vectors={"observation/state": 7, "action": 7},
     instruction="language_instruction",
     build=bridge,
+    spans=(Span("action", slice(6, 7), 0, 1),),
 )

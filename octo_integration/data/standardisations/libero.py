@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from octo_integration.data.standardize import ALL, Fields, Standardisation
+from octo_integration.data.standardize import ALL, Fields, Span, Standardisation
 from octo_integration.data.tf import tf
 
 
@@ -21,4 +21,5 @@ STANDARDISATION = Standardisation(
     vectors={"observation/state": 8, "action": 7},
     instruction="language_instruction",
     build=libero,
+    spans=(Span("action", slice(0, 6), -1, 1), Span("action", slice(6, 7), -1, 1, signed=True)),
 )

@@ -25,7 +25,7 @@ from octo_integration.simulators.metaworld.goals import (
 from octo_integration.simulators.metaworld.looks import CAMERA, FIELD_OF_VIEW, Looks
 from octo_integration.simulators.metaworld.shifts import LAYOUTS, Shift, hue_name
 from octo_integration.simulators.metaworld.tasks import get_task
-from octo_integration.simulators.protocol import Observation
+from octo_integration.simulators.protocol import Environment, Observation
 from octo_integration.simulators.renderer import Renderer, SimulatorMissing, import_mujoco
 from octo_integration.simulators.seeds import seed_of
 
@@ -45,7 +45,7 @@ class Positions(NamedTuple):
     goal: np.ndarray
 
 
-class MetaWorldEnv:
+class MetaWorldEnv(Environment):
     """One task of Meta-World with its scripted expert.
 
     Building one takes 0.2 s and resetting it 10 ms: reuse it. Close it, or use it as a context manager.

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.simulators.metaworld.shifts import RGB, Camera, Color, Light, Shift, Texture
+from octo_integration.simulators.appearance import Camera, Light, Texture, pixels, stretch, tile
+from octo_integration.simulators.metaworld.shifts import Color, Shift
 from octo_integration.simulators.renderer import Renderer
 
 CAMERA = "corner2"
@@ -21,7 +22,6 @@ SCENERY = (
 )  # roots that are not the task's object
 COLLISION_GROUP = 3  # geoms and sites of this group and above are not drawn
 LOW = 0.05  # metres: what begins above it stands in nothing's way
-TILE = 128  # pixels of a pattern before it is stretched over its texture
 
 
 class Looks:
@@ -54,7 +54,7 @@ class Looks:
             "headlight": (headlight.ambient.copy(), headlight.diffuse.copy()),
             "geom_rgba": model.geom_rgba.copy(),
             "geom_matid": model.geom_matid.copy(),
-            "textures": {i: _pixels(model, i).copy() for i in self._textures.values()},
+            "textures": {i: pixels(model, i).copy() for i in self._textures.values()},
         }
         self._texture: Texture | None = None
 
@@ -80,12 +80,12 @@ class Looks:
         if texture == self._texture:
             return
         for name, number in self._textures.items():
-            pixels = _pixels(self._model, number)
+            surface = pixels(self._model, number)
             if texture is None:
-                pixels[:] = self._pristine["textures"][number]
+                surface[:] = self._pristine["textures"][number]
             else:
-                tile = _table_tile(texture) if name == "T_table" else _floor_tile(texture)
-                pixels[:] = _stretch(tile, pixels.shape)
+                drawn = _table_tile(texture) if name == "T_table" else _floor_tile(texture)
+                surface[:] = stretch(drawn, surface.shape)
             renderer.upload_texture(number)
         self._texture = texture
 
@@ -125,51 +125,13 @@ class Looks:
 
 
 def _table_tile(texture: Texture) -> np.ndarray:
-    return _tile(texture.pattern, texture.table, texture)
+    return tile(texture.pattern, texture.table, texture)
 
 
 def _floor_tile(texture: Texture) -> np.ndarray:
     # The floor repeats its tile a dozen times: a gradient there would be (held-out) stripes.
     pattern = "plain" if texture.pattern == "gradient" else texture.pattern
-    return _tile(pattern, texture.floor, texture)
-
-
-def _tile(pattern: str, colors: tuple[RGB, RGB], texture: Texture) -> np.ndarray:
-    """uint8[TILE, TILE, 3], a mixture of two colours."""
-    rng = np.random.default_rng(texture.seed)
-    y, x = np.meshgrid(*2 * [np.arange(TILE) / TILE], indexing="ij")
-    mixture = _PATTERNS[pattern](x, y, texture.cells, rng)[..., None]
-    tile = (1 - mixture) * np.array(colors[0]) + mixture * np.array(colors[1])
-    return np.asarray(255 * tile.clip(0, 1) + 0.5, np.uint8)
-
-
-def _blobs(x: np.ndarray, y: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:
-    phases, waves = rng.uniform(0, 2 * np.pi, 6), rng.integers(-cells // 2, cells // 2 + 1, (6, 2))
-    angles = 2 * np.pi * (waves[:, 0, None, None] * x + waves[:, 1, None, None] * y)
-    return 0.5 + 0.5 * np.sin(angles + phases[:, None, None]).mean(0)
-
-
-_PATTERNS = {
-    "plain": lambda x, y, cells, rng: np.zeros_like(x),
-    "gradient": lambda x, y, cells, rng: 0.5 + 0.5 * np.sin(2 * np.pi * (x + rng.random())),
-    "blobs": _blobs,
-    "speckle": lambda x, y, cells, rng: rng.random((16, 16)).repeat(8, 0).repeat(8, 1) * 0.6,
-    "checker": lambda x, y, cells, rng: (np.floor(cells * x) + np.floor(cells * y)) % 2,
-    "stripes": lambda x, y, cells, rng: np.floor(2 * cells * x) % 2,
-}
-
-
-def _stretch(tile: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A tile stretched over uint8[height, width, 3] by repeating pixels."""
-    rows, columns = (np.arange(n) * TILE // n for n in shape[:2])
-    return tile[:, columns][rows]  # in two steps, because copies of whole rows are ten times faster
-
-
-def _pixels(model: Any, texture: int) -> np.ndarray:
-    """A view of a texture's pixels: uint8[height, width, 3]."""
-    height, width = model.tex_height[texture], model.tex_width[texture]
-    start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
-    return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
+    return tile(pattern, texture.floor, texture)
 
 
 def _object_geoms(model: Any) -> list[int]:

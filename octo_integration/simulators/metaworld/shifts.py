@@ -10,39 +10,10 @@ import zlib
 
 import numpy as np
 
+from octo_integration.simulators.appearance import RGB, Camera, Light, Texture
 from octo_integration.simulators.metaworld.goals import Distractor, draw_distractors
 
 Range = tuple[float, float]
-RGB = tuple[float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Texture:
-    """Other surfaces of table and floor: a pattern in two colours (0..1), `cells` periods across the texture."""
-
-    pattern: str
-    table: tuple[RGB, RGB]
-    floor: tuple[RGB, RGB]
-    cells: int
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Light:
-    """Other lamps: all of them times `intensity` and `tint`, and moved to one side by `side` (-1..1)."""
-
-    intensity: float
-    tint: RGB
-    side: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Camera:
-    """Another place to look from, on a sphere around the workspace: degrees, and a factor on the distance."""
-
-    azimuth: float
-    elevation: float
-    distance: float
 
 
 @dataclasses.dataclass(frozen=True)

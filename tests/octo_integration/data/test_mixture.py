@@ -42,7 +42,7 @@ def episodes(kind: str, lengths: list[int]) -> list[dict[str, Any]]:
         steps = []
         for step in range(length):
             observation = {name: image(100 * i, step) for i, name in enumerate(CAMERAS[kind])}
-            move = rng.normal(size=action).astype(np.float32)
+            move = rng.uniform(-1, 1, action).astype(np.float32)
             move[-1] = 1.0 if step % 2 else -1.0
             place = np.full(state, number, np.float32)
             place[1] = step

@@ -1,6 +1,7 @@
 """Success rates: the interval, the way chunks are carried out, and one policy that is known to succeed."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,13 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from octo_integration.evaluate import rollout as module
 from octo_integration.evaluate.intervals import wilson_interval
-from octo_integration.evaluate.rollout import rollout
+from octo_integration.evaluate.rollout import (
+    Episode,
+    Outcome,
+    Resizing,
+    Rollout,
+    check_rollout,
+    results,
+    rollout,
+    run_episodes,
+    start,
+)
 from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import Shift
 from octo_integration.simulators.metaworld.tasks import TASKS
+from octo_integration.simulators.protocol import Task, find
 from octo_integration.simulators.seeds import seed_of
 from tests.octo_integration.simulator import simulated
 
@@ -98,6 +111,78 @@ def test_chunks_are_cut_and_episodes_end_at_success(counters: list[Counter]) -> 
     ]
     assert results[0].interval == wilson_interval(2, 2)
     assert [counter.steps for counter in counters] == [5, 5]
+
+
+def test_outcomes_do_not_depend_on_how_many_run_at_a_time(counters: list[Counter]) -> None:
+    tasks, told = ["reach", "push", "door-open"], []
+
+    def act(observation: Any, instruction: str) -> np.ndarray:
+        strength = 0.5 if instruction == TASKS["push"].instruction else 1.0
+        return np.full((4, 4), strength, np.float32)
+
+    one = rollout(Acting(act), tasks, episodes=4, max_steps=6)
+    wanted = [Episode(task, "none", number) for task in tasks for number in range(4)]
+    run_episodes([Acting(act) for _ in range(5)], wanted, Rollout(max_steps=6), lambda *it: told.append(it))
+    assert sorted(episode for episode, _ in told) == sorted(wanted)
+    assert results(wanted, dict(told)) == one
+    assert [r.successes for r in one] == [4, 0, 4]
+    assert dict(told)[wanted[0]] == Outcome(True, 5) and dict(told)[wanted[4]] == Outcome(False, 6)
+
+
+def test_few_environments_are_built(counters: list[Counter]) -> None:
+    wanted = [Episode(task, "none", number) for number in range(20) for task in ("reach", "push")]
+    run_episodes([ones(4), ones(4)], wanted, Rollout(), lambda *it: None)
+    assert 2 <= len(counters) <= 3  # a third where one task is done before the other
+
+
+def test_the_first_error_ends_all(counters: list[Counter]) -> None:
+    def bad(observation: Any, instruction: str) -> np.ndarray:
+        raise ValueError("no more")
+
+    wanted = [Episode("reach", "none", number) for number in range(200)]
+    told: list[Any] = []
+    with pytest.raises(ValueError, match="no more"):
+        run_episodes([ones(4), Acting(bad)], wanted, Rollout(), lambda *it: told.append(it))
+    assert len(told) < 200
+
+
+def test_recorded_initial_states_come_in_order_after_the_waiting_steps(counters: list[Counter]) -> None:
+    world = dataclasses.replace(
+        find("metaworld"),
+        tasks={"reach": Task(steps=9, expert_steps=None, initial_states=3)},
+        waiting_steps=2,
+        still=(-1.0, 0, 0, 0),
+    )
+    env, states = Counter("reach"), []
+
+    def reset_to(number: int) -> dict[str, np.ndarray]:
+        states.append(number)
+        return Counter.reset(env, number)
+
+    env.reset_to = reset_to  # type: ignore[attr-defined]
+    seen = start(env, world, Episode("reach", "none", 2), Rollout())  # type: ignore[arg-type]
+    assert states == [2] and env.steps == 2 and env.total == -2 and seen["image_primary"][0, 0, 0] == 2
+
+
+def test_more_episodes_than_recorded_states_are_refused() -> None:
+    assert find("libero").task("libero_spatial/0").initial_states == 50
+    check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=50)
+    with pytest.raises(ValueError, match="episodes is 51, but libero_spatial/0 has 50 recorded initial states"):
+        check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=51)
+
+
+def test_larger_images_are_resized_as_the_reader_of_data_does() -> None:
+    from octo_integration.data.episodes import decode_image
+
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+    policy = ones(4)
+    seen = []
+    policy.observe = lambda observation: seen.append(observation)  # type: ignore[method-assign]
+    Resizing(policy, 16).observe({"image_primary": image, "image_wrist": image, "proprio": np.ones(3)})
+    assert seen[0]["image_primary"].dtype == np.uint8 and seen[0]["proprio"].shape == (3,)
+    expected = np.asarray(decode_image(tf.constant(image), 16)).astype(int)
+    for name in ("image_primary", "image_wrist"):
+        assert np.abs(seen[0][name] - expected).max() <= 1
 
 
 def test_steps_run_out(counters: list[Counter]) -> None:

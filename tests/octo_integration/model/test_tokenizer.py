@@ -66,6 +66,25 @@ def test_bytes_with_a_prompt():
     np.testing.assert_array_equal(encode(["a"])[0], tokenize(["<a>"], 6)[0])
 
 
+LONG = "pick up the black bowl next to the ramekin and place it on the plate"
+
+
+def test_a_lost_end_is_told_once_with_what_would_keep_it(published, caplog):
+    """`tiny` took three tasks of LIBERO for one and the same, and said nothing."""
+    encode = load_tokenizer("tiny", 16, "{instruction}", vocabulary=768)
+    encode(["open the drawer", LONG.replace("ramekin", "plate")])
+    encode([LONG])
+    (message,) = caplog.messages
+    assert "'pick up the black bowl next to the plate and place it on the plate' takes 25 tokens" in message
+    assert "reads 16: its end is lost; give --instruction-length 25 or more" in message
+    caplog.clear()
+    whole = load_tokenizer("tiny", 30, "{instruction}", vocabulary=768)([LONG])[1]
+    assert whole.sum() == 30 and not caplog.messages
+    load_tokenizer("bytes", 8, "do {instruction}", vocabulary=VOCABULARY)(["push", "push it"])
+    (message,) = caplog.messages
+    assert "'push' takes 9 tokens, of which the model reads 8" in message
+
+
 def test_a_tokenizer_that_cannot_be_used(published, tmp_path):
     with pytest.raises(ValueError, match="has 6 tokens, the model's embedding 5 rows"):
         load_tokenizer(published, 4, "{instruction}", vocabulary=5)

@@ -1,0 +1,99 @@
+"""Two policies, or the runs of two methods, compared in pairs: on the same episodes, from the same initial states."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from octo_integration.evaluate.intervals import difference_interval, t_interval
+from octo_integration.evaluate.record import Recorded
+from octo_integration.evaluate.rollout import Episode
+
+# What must be alike for episodes of one name to start alike, and to end in the same number of steps.
+SHARED = ("simulator", "seed", "layouts", "max_steps")
+
+Outcomes = Mapping[Episode, bool]
+
+
+class Difference(NamedTuple):
+    """Success of two sides on the episodes that both have.
+
+    Attributes:
+      group: a task, or a suite of them: its rates are means over tasks.
+      episodes: pairs of them, over all runs.
+      rates: of the first and the second side.
+      difference, interval: first minus second, and its 95 % confidence interval.
+    """
+
+    group: str
+    shift: str
+    episodes: int
+    rates: tuple[float, float]
+    difference: float
+    interval: tuple[float, float]
+
+
+def paired(first: Sequence[Recorded], second: Sequence[Recorded]) -> list[tuple[Outcomes, Outcomes]]:
+    """The runs of both sides in pairs, in the order given, with the episodes that all of them have.
+
+    Raises:
+      ValueError: not as many runs on either side, nothing in common, or other initial states or limits.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} runs against {len(second)}; give as many, in an order that pairs them.")
+    runs = [*first, *second]
+    for name in SHARED:
+        values = [run.settings.get(name) for run in runs]
+        if any(value != values[0] for value in values):
+            raise ValueError(f"{name} is not the same in all evaluations ({values}); these cannot be paired.")
+    common = [episode for episode in first[0].outcomes if all(episode in run.outcomes for run in runs)]
+    if not common:
+        raise ValueError("the evaluations have no episode in common; evaluate the same tasks and shifts.")
+
+    def kept(run: Recorded) -> Outcomes:
+        return {episode: run.outcomes[episode].success for episode in common}
+
+    return [(kept(a), kept(b)) for a, b in zip(first, second, strict=True)]
+
+
+def differences(pairs: Sequence[tuple[Outcomes, Outcomes]], suites: Mapping[str, Sequence[str]]) -> list[Difference]:
+    """Per task, and per suite of several tasks, under every shift.
+
+    Of one pair of runs, a task's interval is over its pairs of episodes, and a suite's over its tasks
+    (`difference_interval`): what would be seen again with other initial states. Of several pairs, every interval is
+    over them (`t_interval`): what would be seen again with other runs.
+
+    Args:
+      pairs: of `paired`.
+      suites: name -> tasks; those of them with episodes are taken.
+    """
+    episodes = list(pairs[0][0])
+    found = []
+    for shift in dict.fromkeys(episode.shift for episode in episodes):
+        tasks = list(dict.fromkeys(episode.task for episode in episodes if episode.shift == shift))
+        groups = {task: [task] for task in tasks}
+        groups |= {name: few for name, all_ in suites.items() if len(few := [t for t in tasks if t in all_]) > 1}
+        for group, members in groups.items():
+            found.append(_difference(group, shift, [_split(pair, members, shift) for pair in pairs]))
+    return found
+
+
+_Task = tuple[list[bool], list[bool]]
+
+
+def _split(pair: tuple[Outcomes, Outcomes], tasks: Sequence[str], shift: str) -> list[_Task]:
+    first, second = pair
+    chosen = [[e for e in first if (e.task, e.shift) == (task, shift)] for task in tasks]
+    return [([first[e] for e in few], [second[e] for e in few]) for few in chosen]
+
+
+def _difference(group: str, shift: str, pairs: Sequence[Sequence[_Task]]) -> Difference:
+    def rate(tasks: Sequence[_Task], side: int) -> float:
+        return sum(sum(task[side]) / len(task[side]) for task in tasks) / len(tasks)
+
+    first, second = ([rate(tasks, side) for tasks in pairs] for side in (0, 1))
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    interval = difference_interval(pairs[0]) if len(pairs) == 1 else t_interval(np.array(gaps))
+    n = len(pairs)
+    episodes = sum(len(task[0]) for tasks in pairs for task in tasks)
+    return Difference(group, shift, episodes, (sum(first) / n, sum(second) / n), sum(gaps) / n, interval)
