@@ -87,7 +87,7 @@ class LiberoEnv(Environment):
     def reset(self, seed: int) -> Observation:
         """Starts an episode with things and fixtures where LIBERO's own samplers put them, drawn from `seed`."""
         self.begin(seed)
-        return self._observe()
+        return self.look()
 
     def reset_to(self, index: int) -> Observation:
         """Starts an episode from a recorded initial state, with the fixtures where they always are then.
@@ -96,7 +96,7 @@ class LiberoEnv(Environment):
           ValueError: there is none of that number.
         """
         self.begin_at(index)
-        return self._observe()
+        return self.look()
 
     def begin(self, seed: int) -> None:
         """`reset`, without a look."""
@@ -118,7 +118,7 @@ class LiberoEnv(Environment):
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
         """`advance`, and what is seen then."""
         success = self.advance(action)
-        return self._observe(), success
+        return self.look(), success
 
     def advance(self, action: np.ndarray) -> bool:
         """Carries out f32[7]: x, y, z, axis times angle in [-1, 1], gripper 1 (open) or 0 (closed).
@@ -160,7 +160,7 @@ class LiberoEnv(Environment):
         """Puts back a state of this episode, and what is seen then; do not step from it."""
         self._mujoco.mj_setState(self._model, self._data, snapshot, self._mujoco.mjtState.mjSTATE_INTEGRATION)
         self._settle(steps=0)
-        return self._observe()
+        return self.look()
 
     def close(self) -> None:
         """Frees the renderer and the scene."""
@@ -219,7 +219,8 @@ class LiberoEnv(Environment):
         self._controller.step(action)
         self._env._post_process()
 
-    def _observe(self) -> Observation:
+    def look(self) -> Observation:
+        """What is seen now; takes ten times as long as a step."""
         geoms = place(self._shift.distractors, self._things)
         images = {}
         for name, camera in self._cameras.items():

@@ -46,13 +46,16 @@ SUITES = {
     suite: tuple(name for number in range(SIZES[place.base]) if (name := f"{suite}/{number}") not in UNUSABLE)
     for suite, place in PLACES.items()
 }
-# Steps of our expert, where there is one.
+# Steps of our expert, where there is one: for all tasks of a base, or for some of one suite.
 EXPERT_STEPS = {"libero_spatial": 300, "libero_object": 300, "libero_goal": 400}
+EXPERT_TASKS = dict.fromkeys(
+    (f"{suite}/{number}" for suite in ("libero_10", "libero_10_lan") for number in (0, 1, 2, 4, 6, 7)), 400
+)
 
 
-def _task(suite: str) -> Task:
-    base, perturbation = PLACES[suite]
-    return Task(STEPS[base], EXPERT_STEPS.get(base), FEWER_STATES.get(perturbation, STATES))
+def _task(name: str, place: Place) -> Task:
+    expert_steps = EXPERT_STEPS.get(place.base, EXPERT_TASKS.get(name))
+    return Task(STEPS[place.base], expert_steps, FEWER_STATES.get(place.perturbation, STATES))
 
 
-TASKS = {name: _task(suite) for suite, names in SUITES.items() for name in names}
+TASKS = {name: _task(name, PLACES[suite]) for suite, names in SUITES.items() for name in names}

@@ -11,7 +11,6 @@ from octo_integration.simulators.libero.expert.skills import Moves
 
 DRAWERS = ("top_region", "middle_region", "bottom_region")
 PULLED = -0.1  # metres: a drawer beyond that is open
-LAST = ("close",)  # what other goals must not wait for
 
 
 class Expert:
@@ -20,8 +19,7 @@ class Expert:
     def __init__(self, env: Any, scene: Scene) -> None:
         """`env`: the package's environment, after a reset; `scene`: of the same."""
         self._env, self._scene = env, scene
-        goals = env.parsed_problem["goal_state"]
-        self._goals = sorted(goals, key=lambda goal: goal[0] in LAST)
+        self._goals = env.parsed_problem["goal_state"]
         self._actions = self._act()
 
     def action(self) -> np.ndarray:
@@ -74,9 +72,6 @@ class Expert:
 
     def _open(self, region: str) -> Moves:
         yield from skills.pull_open(self._scene, _drawer(region))
-
-    def _close(self, region: str) -> Moves:
-        yield from skills.push_shut(self._scene, _drawer(region))
 
     def _turnon(self, name: str) -> Moves:
         yield from skills.turn_on(self._scene, f"{name}_button")

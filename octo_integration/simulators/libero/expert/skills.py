@@ -17,6 +17,7 @@ TRAVEL = 0.05  # metres: nearer than that over the goal, a thing may be lowered
 PROGRESS, PATIENCE = 0.002, 12  # metres in so many steps, or something is in the way
 OVER = 0.04  # metres between what moves and what it moves over
 SLIPPED = 0.06  # metres that a thing has moved in the hand
+TILT = 1.2  # radians from straight down, for drawers
 TRIES = 4
 
 Moves = Iterator[np.ndarray]
@@ -72,8 +73,7 @@ def approach(scene: Scene, name: str, grasp: Grasp) -> Moves:
     if scene.hand()[2] < travel - 0.03:
         first = np.append(scene.hand()[:2], travel + 0.03)
         yield from go(scene, first, down, OPEN, within=0.03, turned=ANYHOW, steps=40)
-    if travel > above[2]:
-        yield from go(scene, np.append(above[:2], travel), down, OPEN, within=0.05, turned=ANYHOW, steps=70)
+    yield from go(scene, np.append(above[:2], travel), down, OPEN, within=0.05, turned=0.3, steps=70)
     yield from go(scene, above, down, OPEN, within=0.012, steps=70)
     yield from go(scene, grasp.point, down, OPEN, within=0.006, steps=40, gain=3.0)
 
@@ -152,26 +152,29 @@ def slide(scene: Scene, name: str, goal: np.ndarray) -> Moves:
     yield from go(scene, scene.hand() + 0.12 * UP, down, OPEN, within=0.03, steps=20)
 
 
-def pull_open(scene: Scene, drawer: str, tilt: float = 1.2) -> Moves:
-    """Grips the bar of a drawer with a hand tilted by so many radians, from the front, and pulls."""
+def pull_open(scene: Scene, drawer: str) -> Moves:
+    """Grips the bar of a drawer with a tilted hand, from the front, and pulls."""
     _, axis, _ = scene.joint(drawer)
-    out = -axis
-    bar = _foremost(scene, drawer, out)
-    forward = -np.sin(tilt) * out - np.cos(tilt) * UP
-    across = np.cos(tilt) * out - np.sin(tilt) * UP
-    if scene.orientation()[:, 0] @ out < 0:
-        across = -across
-    rotation = np.stack([across, np.cross(forward, across), forward], 1)
-    before = bar - 0.13 * forward + 0.05 * UP
-    yield from go(scene, before, rotation, OPEN, within=0.03, turned=0.2)
+    bar, rotation = _foremost(scene, drawer, -axis), _facing(scene, axis)
+    forward = rotation[:, 2]
+    yield from go(scene, bar - 0.13 * forward + 0.05 * UP, rotation, OPEN, within=0.03, turned=0.2)
     yield from go(scene, bar - 0.08 * forward, rotation, OPEN, steps=40)
     yield from go(scene, bar + 0.004 * forward, rotation, OPEN, within=0.006, steps=30, gain=3.0)
     yield from stay(scene, rotation, CLOSED, 8)
-    yield from go(scene, scene.hand() + 0.2 * out, rotation, CLOSED, within=0.02, gain=3.0, limit=0.6)
+    yield from go(scene, scene.hand() - 0.2 * axis, rotation, CLOSED, within=0.02, gain=3.0, limit=0.6)
     yield from stay(scene, rotation, OPEN, 6)
     back = scene.hand() - 0.1 * forward
     yield from go(scene, back, rotation, OPEN, within=0.03, steps=25)
     yield from go(scene, back + 0.08 * UP, rotation, OPEN, within=0.03, steps=15)
+
+
+def _facing(scene: Scene, axis: np.ndarray) -> np.ndarray:
+    """The orientation of a hand that points along a drawer's axis and down, whichever is nearer of the two."""
+    forward = np.sin(TILT) * axis - np.cos(TILT) * UP
+    across = -np.cos(TILT) * axis - np.sin(TILT) * UP
+    if scene.orientation()[:, 0] @ axis > 0:
+        across = -across
+    return np.stack([across, np.cross(forward, across), forward], 1)
 
 
 def _foremost(scene: Scene, drawer: str, out: np.ndarray) -> np.ndarray:
@@ -180,17 +183,6 @@ def _foremost(scene: Scene, drawer: str, out: np.ndarray) -> np.ndarray:
     reach = points @ out
     bar = points[reach > reach.max() - 0.01]
     return (bar.max(0) + bar.min(0)) / 2
-
-
-def push_shut(scene: Scene, drawer: str) -> Moves:
-    """Pushes a drawer in with closed fingers."""
-    position, axis, _ = scene.joint(drawer)
-    bar, down = _foremost(scene, drawer, -axis), downward(nearest_yaw(np.arctan2(axis[1], axis[0]) + np.pi / 2))
-    start = bar - 0.06 * axis
-    yield from go(scene, np.append(start[:2], scene.hand()[2]), down, CLOSED, within=0.03)
-    yield from go(scene, start, down, CLOSED, within=0.02)
-    yield from go(scene, bar + 0.02 * axis + abs(position) * axis, down, CLOSED, within=0.02, steps=60, limit=0.6)
-    yield from go(scene, scene.hand() - 0.05 * axis + 0.15 * UP, down, CLOSED, within=0.03, steps=25)
 
 
 def turn_on(scene: Scene, knob: str) -> Moves:
