@@ -127,7 +127,7 @@ def lora_spd(
 
     def init(params: Any) -> _anchor.SPDState:
         state = each.init(params)
-        return state._replace(anchor=jax.tree_util.tree_map(_zero, state.anchor))
+        return state._replace(anchor=jax.tree_util.tree_map(_zero, state.anchor), norm=jnp.zeros_like(state.norm))
 
     return optax.GradientTransformationExtraArgs(init, each.update)
 
