@@ -162,6 +162,25 @@ class LiberoEnv(Environment):
         self._settle(steps=0)
         return self.look()
 
+    def look(self) -> Observation:
+        """What is seen now; takes ten times as long as a step."""
+        geoms, images = place(self._shift.distractors, self._things), {}
+        moment = round(self._data.time / self._model.opt.timestep)
+        for name, camera in self._cameras.items():
+            image = self._renderer.render(self._data, geoms, camera)[:, ::-1]
+            images[f"image_{name}"] = sensed(np.ascontiguousarray(image), self._shift, moment, camera)
+        return {**images, "proprio": self.proprio()}
+
+    def proprio(self) -> np.ndarray:
+        """f32[8]: position, axis times angle, fingers."""
+        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+
+        hand = self._robot.robot_model.eef_name
+        turn = quat2axisangle(convert_quat(np.array(self._data.body(hand).xquat), to="xyzw"))
+        fingers = self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
+        position = self._data.site_xpos[self._robot.eef_site_id]
+        return np.concatenate([position, turn, fingers]).astype(np.float32)
+
     def close(self) -> None:
         """Frees the renderer and the scene."""
         if "_renderer" in self.__dict__:
@@ -218,25 +237,3 @@ class LiberoEnv(Environment):
     def _control(self, action: np.ndarray) -> None:
         self._controller.step(action)
         self._env._post_process()
-
-    def look(self) -> Observation:
-        """What is seen now; takes ten times as long as a step."""
-        geoms = place(self._shift.distractors, self._things)
-        images = {}
-        for name, camera in self._cameras.items():
-            image = self._renderer.render(self._data, geoms, camera)[:, ::-1]
-            images[f"image_{name}"] = sensed(np.ascontiguousarray(image), self._shift, self._moment(), camera)
-        return {**images, "proprio": self.proprio()}
-
-    def _moment(self) -> int:
-        return round(self._data.time / self._model.opt.timestep)
-
-    def proprio(self) -> np.ndarray:
-        """f32[8]: position, axis times angle, fingers."""
-        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
-
-        hand = self._robot.robot_model.eef_name
-        turn = quat2axisangle(convert_quat(np.array(self._data.body(hand).xquat), to="xyzw"))
-        fingers = self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
-        position = self._data.site_xpos[self._robot.eef_site_id]
-        return np.concatenate([position, turn, fingers]).astype(np.float32)
