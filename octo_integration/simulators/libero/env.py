@@ -35,8 +35,8 @@ class LiberoEnv(Environment):
     """One task of LIBERO or LIBERO-PRO.
 
     Building one takes seconds and resetting it 0.3 s: reuse it. Close it, or use it as a context manager.
-    An observation is {"image_primary", "image_wrist": uint8[S, S, 3], "proprio": f32[8], "joints": f32[7]}; proprio is
-    the hand's x, y, z in metres, its orientation as axis times angle, and the positions of the two fingers.
+    An observation is {"image_primary", "image_wrist": uint8[S, S, 3], "proprio": f32[8]}; proprio is the hand's x, y, z
+    in metres, its orientation as axis times angle, and the positions of the two fingers.
     """
 
     def __init__(self, task: str, *, image_size: int = 128) -> None:
@@ -162,6 +162,26 @@ class LiberoEnv(Environment):
         self._settle(steps=0)
         return self.look()
 
+    def look(self) -> Observation:
+        """What is seen now; takes ten times as long as a step."""
+        geoms, images = place(self._shift.distractors, self._things), {}
+        moment = round(self._data.time / self._model.opt.timestep)
+        for name, camera in self._cameras.items():
+            image = self._renderer.render(self._data, geoms, camera)[:, ::-1]
+            images[f"image_{name}"] = sensed(np.ascontiguousarray(image), self._shift, moment, camera)
+        joints = self._data.qpos[self._robot._ref_joint_pos_indexes].astype(np.float32)
+        return {**images, "proprio": self.proprio(), "joints": joints}
+
+    def proprio(self) -> np.ndarray:
+        """f32[8]: position, axis times angle, fingers."""
+        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+
+        hand = self._robot.robot_model.eef_name
+        turn = quat2axisangle(convert_quat(np.array(self._data.body(hand).xquat), to="xyzw"))
+        fingers = self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
+        position = self._data.site_xpos[self._robot.eef_site_id]
+        return np.concatenate([position, turn, fingers]).astype(np.float32)
+
     def close(self) -> None:
         """Frees the renderer and the scene."""
         if "_renderer" in self.__dict__:
@@ -218,26 +238,3 @@ class LiberoEnv(Environment):
     def _control(self, action: np.ndarray) -> None:
         self._controller.step(action)
         self._env._post_process()
-
-    def look(self) -> Observation:
-        """What is seen now; takes ten times as long as a step."""
-        geoms = place(self._shift.distractors, self._things)
-        images = {}
-        for name, camera in self._cameras.items():
-            image = self._renderer.render(self._data, geoms, camera)[:, ::-1]
-            images[f"image_{name}"] = sensed(np.ascontiguousarray(image), self._shift, self._moment(), camera)
-        joints = self._data.qpos[self._robot._ref_joint_pos_indexes].astype(np.float32)
-        return {**images, "proprio": self.proprio(), "joints": joints}
-
-    def _moment(self) -> int:
-        return round(self._data.time / self._model.opt.timestep)
-
-    def proprio(self) -> np.ndarray:
-        """f32[8]: position, axis times angle, fingers."""
-        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
-
-        hand = self._robot.robot_model.eef_name
-        turn = quat2axisangle(convert_quat(np.array(self._data.body(hand).xquat), to="xyzw"))
-        fingers = self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
-        position = self._data.site_xpos[self._robot.eef_site_id]
-        return np.concatenate([position, turn, fingers]).astype(np.float32)
