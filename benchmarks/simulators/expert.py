@@ -7,6 +7,7 @@ One JSON line an episode; those that are in the file are not run again. `--table
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -18,7 +19,7 @@ import numpy as np
 import tyro
 
 from octo_integration.collect.experts import disturbed
-from octo_integration.collect.parallel import environment, parallel_map
+from octo_integration.collect.parallel import parallel_map
 from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.simulators.libero import SIMULATOR
 from octo_integration.simulators.libero.env import LiberoEnv
@@ -56,9 +57,14 @@ class Job(NamedTuple):
     noise: float
 
 
+@functools.lru_cache(maxsize=1)  # a scene takes up to 1 GB
+def _environment(task: str) -> LiberoEnv:
+    return LiberoEnv(task)
+
+
 def run(job: Job) -> dict[str, Any]:
     """One episode: whether it succeeded, in how many steps and CPU seconds."""
-    env = environment(LiberoEnv, job.task, 8)
+    env = _environment(job.task)
     limit = SIMULATOR.task(job.task).expert_steps
     assert limit is not None  # main has seen to it
     rng, started = np.random.default_rng(job.state), time.process_time()
