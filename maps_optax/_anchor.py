@@ -110,10 +110,22 @@ def _norms(theta0: list[Any], leaf: jax.Array) -> jax.Array:
     squared = jnp.zeros(leaf.shape, _sums.stat_dtype())
     entries = jnp.bincount(leaf, length=len(theta0))
     for x, first, count in zip(theta0, jnp.cumsum(entries) - entries, entries):
-        x = on_device(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-        rows = jnp.sum(x * x, axis=tuple(range(1, x.ndim))).reshape(-1).astype(squared.dtype)
+        if hasattr(jax, "memory") and jax.typeof(x).memory_space == jax.memory.Space.Host:
+            x = on_device(x)  # not of every leaf: the result would be bound to the device where `init` ran
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        rows = _everywhere(jnp.sum(x * x, axis=tuple(range(1, x.ndim))).reshape(-1).astype(squared.dtype))
         squared = squared.at[first + jnp.where(count > 1, jnp.arange(rows.size), 0)].add(rows)
     return jnp.sqrt(squared)
+
+
+def _everywhere(x: jax.Array) -> jax.Array:
+    """A small array on every device, where a mesh with explicit axes leaves it to us."""
+    if not hasattr(jax.sharding, "reshard"):
+        return x
+    sharding = jax.typeof(x).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
 
 
 def copy(leaf: Any, dtype: Any = None, memory_kind: Optional[str] = None) -> Any:

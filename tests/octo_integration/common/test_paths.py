@@ -19,6 +19,7 @@ URL = "gs://bucket/x"
 NEEDED = {
     "collect": ["--out", "x"],
     "collect-frames": ["--out", "x"],
+    "compare": ["--against", "x"],
     "evaluate": ["--run", "x"],
     "export": ["--out", "x"],
     "finetune": ["--out", "x"],
@@ -46,7 +47,8 @@ def texts(cls: type, prefix: str = "") -> list[str]:
 
 
 # Names out of a list, which the config checks itself.
-NAMES = {("collect", field) for field in ("simulator", "tasks", "shifts", "zero_shot", "layouts")}
+NAMES = {("collect", field) for field in ("simulator", "suite", "tasks", "shifts", "zero_shot", "layouts")}
+POSITIONAL = {("plot", "runs"), ("compare", "runs")}
 FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(options(name))} - NAMES)
 
 
@@ -68,8 +70,9 @@ def test_every_command_refuses_a_scheme_in_one_line_and_runs_nothing(name, field
     ran = []
     monkeypatch.setitem(commands.COMMANDS, name, commands.COMMANDS[name]._replace(run=ran.append))
     monkeypatch.chdir(tmp_path)
-    flag = [] if (name, field) == ("plot", "runs") else [f"--{field.replace('_', '-')}"]
-    assert commands.main([name, *NEEDED.get(name, []), *flag, URL]) == commands.BAD_INPUT
+    given = [URL] if (name, field) in POSITIONAL else [f"--{field.replace('_', '-')}", URL]
+    needed = NEEDED.get(name, [])
+    assert commands.main([name, *(given + needed if len(given) == 1 else needed + given)]) == commands.BAD_INPUT
     error = capsys.readouterr().err
     assert error.startswith(f"maps-vla {name}: {field} is '{URL}', but only folders and files of this machine ")
     assert error.count("\n") == 1 and "mount the bucket" in error

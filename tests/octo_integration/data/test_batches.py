@@ -232,7 +232,7 @@ def test_statistics_of_another_robot(config: DataConfig, name: str) -> None:
 
 
 def test_real_bridge_episodes(bridge_path: str) -> None:
-    config = DataConfig(path=bridge_path, standardize="bridge", split="train[:20]")
+    config = DataConfig(path=bridge_path, standardize="bridge", split="train[:20]", batch_size=16)
     statistics = compute_statistics(config)
     assert (statistics.num_episodes, statistics.num_steps) == (20, 180)
     assert statistics.action.mean.shape == statistics.proprio.mean.shape == (7,)
