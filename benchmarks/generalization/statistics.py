@@ -2,7 +2,7 @@
 
 **The unit is the run**: a pretrained model and a seed, which draws the fresh weights and the order of the data. Every
 method is run with the same pairs and evaluated on the same held-out episodes; a run's number is its mean over them, and
-an interval is Student's over the differences of the five runs (`octo_integration.evaluate.paired`). Episodes add none
+an interval is Student's over the differences of the five runs (`octo_integration.evaluate.runs`). Episodes add none
 of their own: those of a run share its luck.
 
 * What an interval is about: other seeds, from these two pretrainings, this one set of demonstrations and these held-out
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.evaluate.paired import paired_interval
+from octo_integration.evaluate.runs import student_interval
 
 Record = Mapping[str, Any]
 Run = tuple[int, int]
@@ -211,7 +211,7 @@ def difference(a: Point, b: Point, conditions: Sequence[str], part: str) -> Esti
 
 def estimate(each: np.ndarray) -> Estimate:
     """Of one number per run."""
-    return Estimate(*paired_interval(each)[:4], tuple(each.tolist()))
+    return Estimate(*student_interval(each)[:4], tuple(each.tolist()))
 
 
 # Choices on dev

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks.generalization import matching
 from benchmarks.generalization import statistics as st
 from benchmarks.generalization.statistics import Criterion, Estimate, Point, Record
-from octo_integration.evaluate.paired import survivors
+from octo_integration.evaluate.runs import survivors
 
 # The order of rows, and of colours in figures; whatever is not here comes after, by name.
 ORDER = (

@@ -17,8 +17,8 @@ from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
 from octo_integration.config import FinetuneConfig, MapsConfig, Method, OptimizerConfig
 from octo_integration.evaluate.action_error import ActionError
-from octo_integration.evaluate.intervals import t_interval
 from octo_integration.evaluate.plot import plot_drift
+from octo_integration.evaluate.runs import student_interval
 from octo_integration.train.loop import finetune
 
 # Meta-World moves the hand by a hundredth of a metre per step and unit of action, gripper apart.
@@ -54,7 +54,7 @@ class Options:
     lambda_max: float = MapsConfig.lambda_max
     """Strength of MAPS at the first layer."""
     seeds: int = 3
-    """Runs of each method; their seeds are 0, 1, 2 and so on."""
+    """Runs of each method; their seeds are 0, 1, 2 and so on. Of LIBERO there is one run."""
 
     def __post_init__(self) -> None:
         """Refuses what one of the runs would refuse."""
@@ -143,13 +143,15 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _interval(gaps: np.ndarray) -> str:
-    low, high = t_interval(gaps)
-    return f"{gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    mean = student_interval(gaps)
+    return f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"
 
 
 def _verdict(name: str, gaps: np.ndarray) -> str:
     """One line: lower, higher, or no clear difference (the interval includes 0)."""
-    low, high = t_interval(gaps)
-    found = "MAPS is lower than Adam" if high < 0 else "MAPS is higher than Adam" if low > 0 else "no clear difference"
+    mean = student_interval(gaps)
+    found = "no clear difference"
+    if mean.high < 0 or mean.low > 0:
+        found = f"MAPS is {'lower' if mean.high < 0 else 'higher'} than Adam"
     each = " ".join(f"{gap:+.3f}" for gap in gaps)
     return f"{name}: {found}, MAPS - Adam {_interval(gaps)}; seed by seed {each}."

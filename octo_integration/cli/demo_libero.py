@@ -27,7 +27,6 @@ def collect_config(out: Path) -> CollectConfig:
         tasks=TASKS,
         episodes_per_task=15,
         heldout_per_task=1,
-        noise=0.05,
         image_size=IMAGE_SIZE,
         workers=WORKERS,
     )

@@ -16,7 +16,7 @@ from octo_integration.common.limits import check_limits
 from octo_integration.simulators.protocol import Layout, Observation, Simulator, Vector, chosen_tasks, find
 
 ZERO_SHOT = "zero_shot"
-ATTEMPTS = 5
+ATTEMPTS = 20  # of one episode; some of LIBERO's tasks fail every other time
 STEPS_PER_EPISODE = 50  # about
 
 MAY_CHANGE = {"out", "workers", "suite"}  # of what was begun; tasks tell what the suites come to
@@ -68,8 +68,9 @@ class CollectConfig:
     """Simulator processes."""
     image_size: int = 64
     """Height and width of the images in pixels."""
-    noise: float = 0.2
-    """Standard deviation of the noise on carried-out movements (recorded actions are the expert's own)."""
+    noise: float | None = None
+    """Standard deviation of the noise on carried-out movements (recorded actions are the expert's own); default: the
+    simulator's choice."""
     max_steps: int | None = None
     """Longest attempt; one that has not succeeded by then is thrown away and another initial state drawn. Default: the
     simulator's choice for the task."""
@@ -268,11 +269,12 @@ def _record(work: tuple[_Job, Path]) -> None:
     env = environment(simulator.make, job.task, config.image_size, keep=1)
     max_steps = config.max_steps or simulator.task(job.task).expert_steps
     assert max_steps is not None  # CollectConfig has seen to it
+    noise = simulator.noise if config.noise is None else config.noise
     layout = layout_of(simulator)
     for attempt in range(ATTEMPTS):
         seed = simulator.seed(config.seed, job.task, job.split, job.index, attempt)
         env.set_shift(simulator.draw_shift(job.shift, seed, config.layouts))
-        episode = demonstrate(env, seed, noise=config.noise, max_steps=max_steps, movement=simulator.movement)
+        episode = demonstrate(env, seed, noise=noise, max_steps=max_steps, movement=simulator.movement)
         if episode is None:
             continue
         metadata = layout.metadata(job.task, seed)

@@ -6,13 +6,14 @@ A folder `.<name>.parts` of JSON, images as base64: who finds it there can read 
 import base64
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from octo_integration.common.files import replacing
 
 OPTIONS = "options.json"
 BYTES = "base64"
@@ -52,20 +53,12 @@ def parts(out: Path, options: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def write(path: Path, value: Any) -> None:
-    """Writes all of a file or nothing.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes JSON, as `replacing` does."""
     try:
-        temporary.write_text(json.dumps(value, default=_plain))
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(value, default=_plain))
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot write {path}: {reason}; make room, and give the same command again to go on.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise OSError(f"{error} The same command then goes on.") from None
 
 
 def read(path: Path) -> Any:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from octo_integration.evaluate.intervals import difference_interval, t_interval
+from octo_integration.evaluate.intervals import difference_interval
 from octo_integration.evaluate.record import Recorded
 from octo_integration.evaluate.rollout import Episode
+from octo_integration.evaluate.runs import student_interval
 
 # What must be alike for episodes of one name to start alike, and to end in the same number of steps.
 SHARED = ("simulator", "seed", "layouts", "max_steps")
@@ -61,7 +60,7 @@ def differences(pairs: Sequence[tuple[Outcomes, Outcomes]], suites: Mapping[str,
 
     Of one pair of runs, a task's interval is over its pairs of episodes, and a suite's over its tasks
     (`difference_interval`): what would be seen again with other initial states. Of several pairs, every interval is
-    over them (`t_interval`): what would be seen again with other runs.
+    over them (`student_interval`): what would be seen again with other runs.
 
     Args:
       pairs: of `paired`.
@@ -93,7 +92,7 @@ def _difference(group: str, shift: str, pairs: Sequence[Sequence[_Task]]) -> Dif
 
     first, second = ([rate(tasks, side) for tasks in pairs] for side in (0, 1))
     gaps = [a - b for a, b in zip(first, second, strict=True)]
-    interval = difference_interval(pairs[0]) if len(pairs) == 1 else t_interval(np.array(gaps))
+    interval = difference_interval(pairs[0]) if len(pairs) == 1 else student_interval(gaps)[1:3]
     n = len(pairs)
     episodes = sum(len(task[0]) for tasks in pairs for task in tasks)
     return Difference(group, shift, episodes, (sum(first) / n, sum(second) / n), sum(gaps) / n, interval)

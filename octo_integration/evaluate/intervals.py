@@ -1,9 +1,9 @@
-"""Confidence intervals: of success rates, of their differences, and of a mean of few values."""
+"""Confidence intervals of success rates and of their differences, within a run; `runs` has those over runs."""
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
+from octo_integration.evaluate.runs import student_interval
 
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
 
@@ -26,34 +26,18 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else low, 1.0 if successes == n else high)
 
 
-def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % confidence interval of the mean of a normal distribution that `values`, two or more, were drawn from.
-
-    Right for few values: the quantile is that of Student's t, 4.3 for three of them.
-
-    Raises:
-      ValueError: fewer than two.
-    """
-    import scipy.special  # half a second, which a mere success rate need not wait for
-
-    if len(values) < 2:
-        raise ValueError(f"an interval needs two values or more, not {len(values)}.")
-    half = float(scipy.special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
-
-
 def rate_interval(tasks: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """95 % confidence interval of the success rate over tasks like these: their mean, each task weighing the same.
 
-    Episodes of a task resemble one another, so the tasks' rates are what scatters (`t_interval`). A few tasks may
+    Episodes of a task resemble one another, so the tasks' rates are what scatters (`student_interval`). A few tasks may
     agree by chance, so it is never narrower than Wilson's of all episodes, which takes them for unrelated.
     """
     outcomes = [outcome for task in tasks for outcome in task]
     low, high = wilson_interval(sum(outcomes), len(outcomes))
     if len(tasks) < 2:
         return low, high
-    wide = t_interval(np.array([sum(task) / len(task) for task in tasks]))
-    return max(0.0, min(low, wide[0])), min(1.0, max(high, wide[1]))
+    wide = student_interval([sum(task) / len(task) for task in tasks])
+    return max(0.0, min(low, wide.low)), min(1.0, max(high, wide.high))
 
 
 def paired_interval(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
@@ -80,5 +64,5 @@ def difference_interval(tasks: Sequence[tuple[Sequence[bool], Sequence[bool]]]) 
     low, high = paired_interval(first, second)
     if len(tasks) < 2:
         return low, high
-    wide = t_interval(np.array([sum(a) / len(a) - sum(b) / len(b) for a, b in tasks]))
-    return max(-1.0, min(low, wide[0])), min(1.0, max(high, wide[1]))
+    wide = student_interval([sum(a) / len(a) - sum(b) / len(b) for a, b in tasks])
+    return max(-1.0, min(low, wide.low)), min(1.0, max(high, wide.high))

@@ -38,7 +38,7 @@ class Environment(Protocol):
         """Starts an episode whose initial state depends on `seed` and the shift alone, when all has come to rest."""
 
     def reset_to(self, index: int) -> Observation:
-        """Starts an episode from a recorded initial state, number 0 to `Simulator.initial_states` - 1, under the shift.
+        """Starts an episode from a recorded initial state, number 0 to `Task.initial_states` - 1, under the shift.
 
         Raises:
           ValueError: there is none of that number.
@@ -145,13 +145,13 @@ class Simulator:
       layouts: names of parts of the initial states that demonstrations can be of.
       movement: how many entries of an action, from the first, are disturbed while collecting: not the gripper, it would
         drop what it holds.
+      noise: standard deviation of what disturbs them, unless the user says another.
       seed: (the user's seed, task, split or "rollout", number of the episode, attempt if it is collected) -> what
         `reset` takes; other splits have other initial states.
       requires: module that must be importable -> the command that installs it.
       suites: sets of tasks that are known together: name -> its tasks, which are called name/0, name/1, ...
       unusable: suites, and tasks of others, that the simulator's package names but that cannot be had -> why.
       layout: of the demonstrations that are collected; default: standardised steps as they are.
-      initial_states: how many recorded ones a task has, as a rule: `Task.initial_states` is of each.
       waiting_steps: how many steps without movement come before a policy acts, in evaluation.
       still: the action of such a step.
     """
@@ -169,12 +169,12 @@ class Simulator:
     draw_shift: Callable[[str, int, str], Any] = lambda name, seed, layout: None
     layouts: tuple[str, ...] = ("all",)
     movement: int = 3
+    noise: float = 0.2
     seed: Callable[..., int] = seed_of
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
     suites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unusable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     layout: Layout | None = None
-    initial_states: int = 0
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
 

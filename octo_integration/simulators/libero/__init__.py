@@ -4,7 +4,7 @@ from octo_integration.simulators.libero.env import ACTION_SIZE, STILL, LiberoEnv
 from octo_integration.simulators.libero.layout import LAYOUT
 from octo_integration.simulators.libero.package import INSTALL, MODULE
 from octo_integration.simulators.libero.shifts import LOOKS, STARTS, draw_shift
-from octo_integration.simulators.libero.suites import STATES, SUITES, TASKS, UNUSABLE
+from octo_integration.simulators.libero.suites import SUITES, TASKS, UNUSABLE
 from octo_integration.simulators.protocol import ShiftKind, Simulator, Vector
 
 SIMULATOR = Simulator(
@@ -23,11 +23,11 @@ SIMULATOR = Simulator(
     },
     draw_shift=draw_shift,
     movement=6,
+    noise=0.1,  # with more, the grip slips off the bars of drawers
     requires={MODULE: INSTALL},
     suites=SUITES,
     unusable=UNUSABLE,
     layout=LAYOUT,
-    initial_states=STATES,
     waiting_steps=10,
     still=STILL,
 )

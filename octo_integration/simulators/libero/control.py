@@ -1,4 +1,4 @@
-"""robosuite's operational-space controller, as LIBERO sets it up, for a quarter of the time of the package's own step.
+"""robosuite's operational-space controller, as LIBERO sets it up, quicker than the package's own step.
 
 That computes everything anew twice in each of 25 substeps, though the first half of MuJoCo's step has just done so,
 and reads sensors that nobody asked for. The law is the same: a spring and a damper pull the hand to its goal, position

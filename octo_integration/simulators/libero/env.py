@@ -34,7 +34,7 @@ DRAWS = 100  # of placements, some of which do not fit
 class LiberoEnv(Environment):
     """One task of LIBERO or LIBERO-PRO.
 
-    Building one takes seconds and resetting it 0.3 s: reuse it. Close it, or use it as a context manager.
+    Building one takes seconds: reuse it. Close it, or use it as a context manager.
     An observation is {"image_primary", "image_wrist": uint8[S, S, 3], "proprio": f32[8]}; proprio is the hand's x, y, z
     in metres, its orientation as axis times angle, and the positions of the two fingers.
     """
@@ -163,7 +163,7 @@ class LiberoEnv(Environment):
         return self.look()
 
     def look(self) -> Observation:
-        """What is seen now; takes ten times as long as a step."""
+        """What is seen now; takes longer than a step."""
         geoms, images = place(self._shift.distractors, self._things), {}
         moment = round(self._data.time / self._model.opt.timestep)
         for name, camera in self._cameras.items():

@@ -10,9 +10,10 @@ import pytest
 from octo_integration.cli import commands
 from octo_integration.evaluate import record
 from octo_integration.evaluate.compare import differences, paired
-from octo_integration.evaluate.intervals import difference_interval, paired_interval, t_interval
+from octo_integration.evaluate.intervals import difference_interval, paired_interval
 from octo_integration.evaluate.record import Recorded
 from octo_integration.evaluate.rollout import Episode, Outcome
+from octo_integration.evaluate.runs import student_interval
 
 SETTINGS = {"simulator": "metaworld", "seed": 0, "layouts": "all", "max_steps": None, "weights": "ab"}
 TASKS = ("reach", "push", "door-open")
@@ -52,7 +53,7 @@ def test_several_pairs_of_runs_over_the_runs() -> None:
     pairs = paired([FIRST, other, third], [SECOND, SECOND, third])
     (reach,) = differences(pairs, {})
     assert reach.episodes == 12 and reach.difference == pytest.approx((0.5 + 0.75 + 0) / 3)
-    assert reach.interval == t_interval(np.array([0.5, 0.75, 0.0]))
+    assert reach.interval == student_interval([0.5, 0.75, 0.0])[1:3]
 
 
 def test_only_episodes_that_all_have_and_every_shift_by_itself() -> None:

@@ -11,9 +11,9 @@ from octo_integration.evaluate.intervals import (
     difference_interval,
     paired_interval,
     rate_interval,
-    t_interval,
     wilson_interval,
 )
+from octo_integration.evaluate.runs import student_interval
 
 
 def test_wilson_interval_of_known_cases() -> None:
@@ -37,33 +37,9 @@ def test_wilson_interval_inverts_the_score_test(case: tuple[int, int]) -> None:
             assert score == pytest.approx(1.96, abs=1e-3)
 
 
-def test_t_interval_of_known_cases() -> None:
-    # scipy.stats.t.interval(0.95, n - 1, mean, sem); the quantiles for 3 and 2 values are 4.302653 and 12.706205
-    np.testing.assert_allclose(
-        t_interval(np.array([1.0, 2.0, 3.0])), (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rtol=1e-6
-    )
-    np.testing.assert_allclose(t_interval(np.array([0.0, 2.0])), (1 - 12.706205, 1 + 12.706205), rtol=1e-6)
-    with pytest.raises(ValueError, match="two values or more, not 1"):
-        t_interval(np.ones(1))
-
-
-def test_nineteen_of_twenty_t_intervals_of_three_values_cover_the_mean() -> None:
-    samples = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3))
-    covered = [low <= 5.0 <= high for low, high in map(t_interval, samples)]
-    assert 0.94 < np.mean(covered) < 0.96
-
-
-def test_a_mean_of_runs_by_student() -> None:
-    half = 4.302653 * math.sqrt(0.13 / 3 / 3)  # the 97.5th percentile with two degrees of freedom; variance 0.13 / 3
-    np.testing.assert_allclose(t_interval(np.array([0.2, 0.5, 0.6])), (1.3 / 3 - half, 1.3 / 3 + half), atol=1e-6)
-    assert t_interval(np.array([0.4, 0.4])) == (0.4, 0.4)
-    with pytest.raises(ValueError, match="two values or more, not 1"):
-        t_interval(np.array([0.4]))
-
-
 def test_a_suite_is_as_uncertain_as_its_tasks_differ_and_never_less_than_its_episodes() -> None:
     apart = [[True] * 10, [False] * 10, [True] * 5 + [False] * 5]
-    low, high = t_interval(np.array([1, 0, 0.5]))
+    _, low, high, *_ = student_interval([1, 0, 0.5])
     assert rate_interval(apart) == (max(low, 0), min(high, 1)) == (0, 1)
     alike = [[False] * 10] * 10
     assert rate_interval(alike) == wilson_interval(0, 100)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octo_integration.evaluate.paired import crossed_interval, paired_interval, survivors
+from octo_integration.evaluate.runs import crossed_interval, student_interval, survivors
 
 STUDIES = 2500  # a share of .95 has a standard error of .0044
 PRETRAININGS = (0, 0, 0, 1, 1)  # of the runs of benchmarks/generalization
@@ -23,7 +23,7 @@ def test_five_runs_cover_whatever_their_episodes_add(of_runs):
     def draw(rng):
         return EFFECT + rng.normal(0, of_runs, 5) + rng.normal(0, 0.03, (5, 36)).mean(1)
 
-    assert coverage(draw, paired_interval) == pytest.approx(0.95, abs=0.02)
+    assert coverage(draw, student_interval) == pytest.approx(0.95, abs=0.02)
 
 
 def test_five_runs_cover_a_rate_of_twelve_successes_each():
@@ -31,15 +31,15 @@ def test_five_runs_cover_a_rate_of_twelve_successes_each():
         luck = rng.uniform(-0.2, 0.2, (2, 5))  # of the runs, whose rates are .5 and .47 on average
         return np.subtract(*rng.binomial(12, np.array([[0.5 + EFFECT], [0.5]]) + luck)) / 12
 
-    assert coverage(draw, paired_interval) == pytest.approx(0.95, abs=0.02)
+    assert coverage(draw, student_interval) == pytest.approx(0.95, abs=0.02)
 
 
 def test_runs_of_few_pretrainings_say_nothing_of_others():
     def draw(rng):
         return EFFECT + rng.normal(0, 0.05, 2)[list(PRETRAININGS)] + rng.normal(0, 0.01, 5)
 
-    assert coverage(draw, lambda d: paired_interval(d, PRETRAININGS)) == pytest.approx(0.95, abs=0.02)
-    assert coverage(draw, paired_interval) < 0.8
+    assert coverage(draw, lambda d: student_interval(d, PRETRAININGS)) == pytest.approx(0.95, abs=0.02)
+    assert coverage(draw, student_interval) < 0.8
 
 
 @pytest.mark.parametrize("rows, columns", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (5.0, 5.0), (5.0, 0.0)])
@@ -48,7 +48,7 @@ def test_three_pretrainings_by_three_seeds_cover(rows, columns):
         return EFFECT + rng.normal(0, rows, (3, 1)) + rng.normal(0, columns, (1, 3)) + rng.normal(0, 1, (3, 3))
 
     assert coverage(draw, crossed_interval) == pytest.approx(0.95, abs=0.02)
-    assert coverage(draw, lambda d: paired_interval(d.ravel())) < 0.85
+    assert coverage(draw, lambda d: student_interval(d.ravel())) < 0.85
 
 
 def test_crossed_luck_that_is_not_there_makes_the_interval_wider():
@@ -56,18 +56,20 @@ def test_crossed_luck_that_is_not_there_makes_the_interval_wider():
 
 
 def test_the_interval_of_a_textbook():
-    e = paired_interval([1.0, 2.0, 3.0, 4.0, 5.0])  # s / sqrt(n) = .7071, t(4) = 2.776
+    e = student_interval([1.0, 2.0, 3.0, 4.0, 5.0])  # s / sqrt(n) = .7071, t(4) = 2.776
     assert e.value == 3.0 and e.freedom == 4
     assert (e.low, e.high) == pytest.approx((1.0368, 4.9632), abs=1e-4)
     assert e.p == pytest.approx(0.013236, abs=1e-6)
-    assert paired_interval([0.0, 0.0, 1.0], ["a", "a", "b"]) == paired_interval([0.0, 1.0])
+    e = student_interval([0.2, 0.5, 0.6])  # t(2) = 4.302653, variance .13 / 3
+    assert (e.low, e.high) == pytest.approx((1.3 / 3 - 0.517108, 1.3 / 3 + 0.517108), abs=1e-5)
+    assert student_interval([0.0, 0.0, 1.0], ["a", "a", "b"]) == student_interval([0.0, 1.0])
 
 
 def test_what_has_no_interval():
-    assert np.isnan(paired_interval([1.0])[1:4]).all()
-    assert np.isnan(paired_interval([1.0, np.nan])[:4]).all()
+    assert np.isnan(student_interval([1.0])[1:4]).all()
+    assert np.isnan(student_interval([1.0, np.nan])[:4]).all()
     assert np.isnan(crossed_interval([[1.0, np.inf], [0.0, 1.0]])[1:4]).all()
-    assert paired_interval([0.0, 0.0]) == (0.0, 0.0, 0.0, 1.0, 1)
+    assert student_interval([0.0, 0.0]) == (0.0, 0.0, 0.0, 1.0, 1)
     with pytest.raises(ValueError, match=r"shape \(1, 3\); give f\[P, S\]"):
         crossed_interval([[1.0, 2.0, 3.0]])
 
@@ -82,5 +84,5 @@ def test_what_survives():
 
 def test_false_marks_are_rare_among_many_that_do_nothing():
     rng = np.random.default_rng(0)
-    marked = [survivors([paired_interval(d).p for d in rng.normal(0, 1, (40, 5))]).any() for _ in range(100)]
+    marked = [survivors([student_interval(d).p for d in rng.normal(0, 1, (40, 5))]).any() for _ in range(100)]
     assert np.mean(marked) < 0.1

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 LEVEL = 0.95
 
@@ -24,7 +23,7 @@ class Interval(NamedTuple):
     freedom: float
 
 
-def paired_interval(differences: npt.ArrayLike, groups: Sequence[Hashable] | None = None) -> Interval:
+def student_interval(differences: npt.ArrayLike, groups: Sequence[Hashable] | None = None) -> Interval:
     """Student's interval of the mean of one number per run: m ± t(n − 1) s / √n.
 
     Args:
@@ -50,8 +49,8 @@ def crossed_interval(differences: npt.ArrayLike) -> Interval:
     """The interval of a mean over two crossed draws: f[P, S], every pretrained model with every seed, say.
 
     With row mean square A, column mean square B and residual E, var = max(A + B − E, A, B) / PS, and Satterthwaite's
-    freedom for A + B. It covers 94 to 98 % from no luck of rows and columns to nothing but theirs; a t over all
-    P · S runs as equals falls to 65 %.
+    freedom for A + B. Of 3 by 3 it covers 93 to 98.5 %, from no luck of rows and columns to much of theirs, where a t
+    over all P · S runs as equals falls below 85 %.
 
     Raises:
       ValueError: not a table of at least 2 by 2.
@@ -86,6 +85,8 @@ def survivors(p: npt.ArrayLike, rate: float = 1 - LEVEL) -> npt.NDArray[np.bool_
 
 
 def _student(value: float, variance: float, freedom: float) -> Interval:
+    import scipy.special  # half a second, which a mere success rate need not wait for
+
     error = variance**0.5
     half = float(scipy.special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
     if error:
