@@ -21,11 +21,14 @@ def bridge_path() -> str:
 def quick_compiler() -> Iterator[None]:
     """Compiles the programs of a module, and of the processes that it starts, without most optimisations.
 
-    As JAX's own tests do. Compiling is most of what tests of small models take, and this halves it.
+    As JAX's own tests do. Compiling is most of what tests of small models take, and this halves it. What the process
+    has compiled with them is forgotten, for it differs in the last bit.
     """
+    jax.clear_caches()
     before = jax.config.read("jax_disable_most_optimizations")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
     jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()

@@ -27,6 +27,8 @@ from octo_integration.state.optimizer import make_optimizer
 whole = CONFIGS[sys.argv[1]]
 towers = {name: dataclasses.replace(tower, depth=2) for name, tower in whole.towers.items() if name != "stem"}
 small = {"vocabulary": min(whole.language.vocabulary, 512), "mlp": 512}
+if whole.language.width > 1024:  # with all 4096 of Llama's the step takes 12 GB, more than a test may
+    small |= {"width": 1024, "heads": 8, "kv_heads": 8}
 language = dataclasses.replace(whole.language, depth=1, **small)
 t5 = whole.t5 and dataclasses.replace(whole.t5, depth=1, vocabulary=512)
 side = 2 * whole.patch
