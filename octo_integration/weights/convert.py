@@ -56,7 +56,7 @@ def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None
     Raises:
       ValueError: tensors are missing, left over, of another shape, or hold no floats; names them all.
     """
-    layout, prefix_found = _recognise(module, checkpoint, prefix)
+    layout, prefix_found = _recognise(module, shapes, checkpoint, prefix)
     rules = {rule.leaf: rule for rule in layout.rules if rule.leaf in shapes}
     wanted = {name: rule for rule in rules.values() for name in _sources(rule, prefix_found, shapes)}
     mine = {name for name in checkpoint.tensors if name.startswith(prefix_found)}
@@ -132,14 +132,19 @@ def unload(
                 yield name, np.concatenate([parts[part] for part in range(3)])
 
 
-def _recognise(module: str, checkpoint: Checkpoint, prefix: str | None) -> tuple[Format, str]:
-    """The first format of which the checkpoint has every kind of tensor that it has of any, and the names' prefix."""
-    best: tuple[int, Format, str] | None = None
+def _recognise(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None) -> tuple[Format, str]:
+    """The first format of which the checkpoint has every kind of tensor that it has of any, and the names' prefix.
+
+    Of two that fit as well, the one that has a name for more of the model's leaves: another would call what is missing
+    by our name.
+    """
+    best: tuple[tuple[int, int], Format, str] | None = None
     for layout in FORMATS[module]:
+        named = len({rule.leaf for rule in layout.rules} & shapes.keys())
         for found in {prefix} if prefix is not None else _prefixes(layout, checkpoint):
             hits = sum(found + rule.source.format(i=0) in checkpoint.tensors for rule in layout.rules)
-            if hits and (best is None or hits > best[0]):
-                best = hits, layout, found
+            if hits and (best is None or (hits, named) > best[0]):
+                best = (hits, named), layout, found
     if best is None:
         some = ", ".join(sorted(checkpoint.tensors)[:3])
         raise ValueError(

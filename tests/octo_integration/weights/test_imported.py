@@ -215,6 +215,12 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
     assert "\n" not in str(refusal.value) and list(tmp_path.iterdir()) == [folder]
 
 
+def test_registers_that_are_missing_are_called_by_the_files_name(tmp_path):
+    folder = changed(tmp_path, lambda tensors: tensors.pop("embeddings.register_tokens"), "dinov2")
+    with pytest.raises(ValueError, match=r"missing: embeddings\.register_tokens\."):
+        import_weights("small", CONFIG, shapes(), {"dinov2": folder}, tmp_path / "out")
+
+
 def truncate(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
