@@ -4,6 +4,8 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := $(firstword $(wildcard constraints/python$(VERSION).txt) constraints/main.txt)
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
@@ -85,10 +87,10 @@ docs: $(VENV)/installed
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints/main.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints/main.txt -e '.[vla,sim,libero,dev,docs]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.
