@@ -2,12 +2,27 @@
 PYTHON ?= python3
 # Processes that share the tests; each takes up to 4 GiB.
 JOBS ?= 2
+SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
+
+# The interpreter of 3.12-newest, say: pyenv's, though it may have chosen another, or a command.
+version = $(firstword $(subst -, ,$1))
+command = $(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)
+python = $(firstword $(or $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(version).*/bin/python$(version)),$(command)))
+
+# Of PYTHON; most packages have left 3.10, which therefore gets versions of its own.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := $(firstword $(wildcard constraints/python$(VERSION).txt) constraints/main.txt)
+# Octo's versions and torch can be had on these Pythons only: on PYTHON, or else on the first of them that is here.
+OCTO := 3.11 3.10 3.12
+TORCH := 3.11 3.12 3.13
+one_of = $(or $(if $(filter $(VERSION),$1),$(PYTHON)),$(firstword $(foreach each,$1,$(call python,$(each)))))
+not_tested = printf '\n!!! NOT TESTED: %s, which is not here. !!!\n' '$1' >&2
 LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-.PHONY: demo test docs newest renew torture generations lint install clean
+.PHONY: demo test docs lowest newest renew torture generations lint install clean
 
 # glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
 demo: export MALLOC_ARENA_MAX = 1
@@ -16,11 +31,19 @@ demo: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 
-test: $(VENV)/installed $(LOWEST)/installed $(PARITY)/installed lint docs
-	PARITY_PYTHON=$(abspath $(PARITY)/bin/python) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W ignore::DeprecationWarning \
+test: $(VENV)/installed $(if $(call one_of,$(TORCH)),$(PARITY)/installed) lint docs
+	$(if $(call one_of,$(TORCH)),PARITY_PYTHON=$(abspath $(PARITY)/bin/python)) $(BIN)/python -m pytest $(SHARED)
+	$(MAKE) lowest newest
+	$(if $(call one_of,$(TORCH)),,@$(call not_tested,torch and transformers with a Python of $(TORCH)))
+
+ifneq ($(call one_of,$(OCTO)),)
+lowest: $(LOWEST)/installed
+	PYTHONPATH=. $(LOWEST)/bin/python -m pytest -q $(SHARED) -W ignore::DeprecationWarning \
 		tests/maps_optax tests/octo_integration/clients/test_octo.py
-	$(MAKE) newest
+else
+lowest:
+	@$(call not_tested,the oldest versions with a Python of $(OCTO))
+endif
 
 # The long form of tests that `test` runs briefly: thousands of random trees and damaged files, a million steps, a thousand
 # million elements, a hundred kills, two hours in a loop.
@@ -39,20 +62,14 @@ generations: $(GENERATIONS:%=.venv-python%/passed)
 # with the newest of them, those of the integration that JAX, Flax and Orbax can break: model, weights, step, loop and
 # checkpoints.
 NEWEST := $(filter %-newest,$(GENERATIONS))
-JOBS_newest := -n $(JOBS) --dist loadfile
+JOBS_newest := $(SHARED)
 INTEGRATION := $(addprefix tests/octo_integration/,model/test_vla.py \
 	weights/test_store.py train/test_step.py state/test_checkpoint.py \
 	train/test_loop.py::test_sigterm_saves_and_the_same_command_resumes_bit_for_bit)
 FOUND = $(strip $(foreach one,$(NEWEST),$(if $(call python,$(one)),$(one))))
 newest:
 	$(if $(FOUND),$(MAKE) $(FOUND:%=.venv-python%/passed))
-	@for one in $(filter-out $(FOUND),$(NEWEST)); do \
-		printf '\n!!! NOT TESTED: the newest JAX with Python %s, which is not here. !!!\n' $${one%-newest} >&2; done
-
-# The interpreter of 3.12-newest, say: pyenv's, though it may have chosen another, or a command.
-version = $(firstword $(subst -, ,$1))
-command = $(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)
-python = $(firstword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(version).*/bin/python$(version)) $(command))
+	@$(foreach one,$(filter-out $(FOUND),$(NEWEST)),$(call not_tested,the newest JAX with Python $(call version,$(one)));)
 
 .PRECIOUS: .venv-python%/installed
 .venv-python%/installed: constraints/lowest.txt constraints/middle.txt constraints/newest.txt
@@ -61,9 +78,11 @@ python = $(firstword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(ve
 	$(@D)/bin/python -m pip install -q -r constraints/$(lastword $(subst -, ,$*)).txt
 	touch $@
 
+# All newer Pythons have one JAX: the last runs what its compiler optimised, the others what was compiled in half the time.
 .venv-python%/passed: .venv-python%/installed FORCE
-	PYTHONPATH=. $(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning -W "ignore:Sharding info not" \
-		tests/maps_optax $(JOBS_$(lastword $(subst -, ,$*))) $(if $(filter $*,$(lastword $(FOUND))),$(INTEGRATION))
+	$(if $(filter-out $(lastword $(FOUND)),$(filter $*,$(FOUND))),JAX_DISABLE_MOST_OPTIMIZATIONS=1) PYTHONPATH=. \
+		$(@D)/bin/python -m pytest -q -W ignore::DeprecationWarning -W "ignore:Sharding info not" tests/maps_optax \
+		$(JOBS_$(lastword $(subst -, ,$*))) $(if $(filter $*,$(lastword $(FOUND))),$(INTEGRATION))
 
 # Makes constraints/newest.txt anew, of the versions that the index has today.
 renew:
@@ -85,22 +104,22 @@ docs: $(VENV)/installed
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints/main.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints/main.txt -e '.[vla,sim,libero,dev,docs]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.
 $(LOWEST)/installed: pyproject.toml constraints/lowest.txt
-	$(PYTHON) -m venv $(LOWEST)
+	$(call one_of,$(OCTO)) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q --upgrade pip
 	$(LOWEST)/bin/python -m pip install -q -r constraints/lowest.txt
 	touch $@
 
 # torch and transformers, whose models ours are compared with; apart, because nothing else needs them.
 $(PARITY)/installed: constraints/parity.txt
-	$(PYTHON) -m venv $(PARITY)
+	$(call one_of,$(TORCH)) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q --upgrade pip
 	$(PARITY)/bin/python -m pip install -q -r constraints/parity.txt
 	touch $@

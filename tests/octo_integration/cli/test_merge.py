@@ -21,7 +21,6 @@ from octo_integration.train.run_directory import describe_run
 from octo_integration.weights.store import load_params
 from tests.octo_integration import micro_vla
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("language/blocks/attn", "bridge/"))
 
 

@@ -16,7 +16,6 @@ from octo_integration.state import checkpoint
 from tests.octo_integration import micro
 
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 class Trainer:

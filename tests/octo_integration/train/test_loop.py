@@ -30,7 +30,6 @@ from tests.octo_integration import micro_vla
 
 ROOT = Path(__file__).parents[3]
 STEPS = 10
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(autouse=True, scope="module")
