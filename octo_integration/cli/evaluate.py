@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from octo_integration.cli.devices import say_devices
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
+from octo_integration.common.paths import ADDRESS
 from octo_integration.config import read_config
 from octo_integration.evaluate.record import default_path, recording
 from octo_integration.evaluate.rollout import Episode, Rollout, check_rollout, results, run_episodes
@@ -36,7 +37,7 @@ class Options:
 
     run: str | None = None
     """Run directory of finetune."""
-    policy: str | None = None
+    policy: str | None = dataclasses.field(default=None, metadata=ADDRESS)
     """In place of a run, ws://host:port of a server that speaks openpi's protocol, such as maps-vla serve."""
     step: int | None = None
     """Step of the checkpoint; default: the latest."""
@@ -78,6 +79,8 @@ class Options:
         """Refuses numbers that make no sense, and options that do not go together."""
         if (self.run is None) == (self.policy is None):
             raise ValueError("give --run, or --policy in its place.")
+        if self.policy is not None and not self.policy.startswith(("ws://", "wss://")):
+            raise ValueError(f"policy is {self.policy!r}; give ws://host:port of a policy server.")
         if self.policy is not None and self.out is None:
             raise ValueError("a policy server has no run directory; give --out, the file of the episodes.")
         at_least_1 = dict.fromkeys(("episodes", "max_steps", "execute", "workers", "render_size"), limits.AT_LEAST_1)

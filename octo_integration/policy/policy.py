@@ -11,6 +11,7 @@ import numpy as np
 
 from octo_integration.data import read_statistics
 from octo_integration.data.missing import says, shows
+from octo_integration.data.statistics import MixtureStatistics
 from octo_integration.policy.trained import Trained, load_run
 
 
@@ -166,5 +167,8 @@ def load_policy(run: str | os.PathLike[str], step: int | None = None, dataset: s
 
 
 def check_dataset(run: Path, dataset: str | None) -> None:
-    """Refuses a name that `Policy` would refuse, before the parameters are read."""
-    read_statistics(run / "statistics.json").of(dataset)
+    """Refuses a name that `Policy` would refuse, or ignore, before the parameters are read."""
+    statistics = read_statistics(run / "statistics.json")
+    statistics.of(dataset)
+    if dataset is not None and not isinstance(statistics, MixtureStatistics):
+        raise ValueError(f"dataset is {dataset!r}, but {run} was trained on a single data set; leave dataset out.")

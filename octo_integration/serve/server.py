@@ -55,7 +55,7 @@ class Limits(NamedTuple):
     api_key: str | None = None
     message: int = 2**26
     clients: int = 64
-    patience: float = 20.0
+    patience: float = 60.0
 
 
 async def run_server(

@@ -11,6 +11,7 @@ from octo_integration.serve.names import PROTOCOL, spellings
 from octo_integration.serve.server import Limits, Service, run_server
 
 CHUNK = 5
+NO_KEY = Limits()
 
 
 class Echo:
@@ -47,7 +48,7 @@ def service(make=Echo, own=lambda actions: actions, window=1):
 
 
 @contextlib.contextmanager
-def serving(served=None, limits=Limits()):
+def serving(served=None, limits=NO_KEY):
     """ws://... of a running server, and a function that stops it."""
     ready, found = threading.Event(), {}
 
