@@ -4,16 +4,14 @@ python examples/08_policy.py RUN     (a run directory of `maps-vla finetune`, su
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from octo_integration.policy.policy import load_policy
+from octo_integration.policy import load_policy
 
-run = Path(sys.argv[1])
 observation = {"image_primary": np.zeros((64, 64, 3), np.uint8), "proprio": np.zeros(7, np.float32)}  # your robot's
 
-policy = load_policy(run)
+policy = load_policy(sys.argv[1])
 policy.reset()  # at the start of every episode
 actions = policy(observation, "move to the red cube")
 

@@ -23,6 +23,9 @@ from octo_integration.common.paths import refuse_schemes
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
+# Modules that are not in the extra `vla`.
+EXTRAS = {"msgpack": "serve", "websockets": "serve"}
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 HERE = "octo_integration"
@@ -59,6 +62,7 @@ COMMANDS: dict[str, Command] = {
     "plot": _command("plot", "draw the drift of runs along the stack"),
     "evaluate": _command("evaluate", "roll a fine-tuned policy out in a simulator: success per task"),
     "compare": _command("compare", "compare the success of evaluated runs in pairs"),
+    "serve": _command("serve", "answer robots over the network, as openpi's servers do"),
     "collect": _command(
         "collect", "record demonstrations of a simulator's scripted experts as RLDS", f"{HERE}.collect:CollectConfig"
     ),
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Parts that serve without the command, too, begin with its name.
         text = " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
         if missing:
-            text = f"{missing} is not installed: pip install 'maps_optax[vla]'"
+            text = f"{missing} is not installed: pip install 'maps_optax[{EXTRAS.get(missing, 'vla')}]'"
         print(f"maps-vla {name}: {text}", file=sys.stderr)
         return BAD_INPUT
 

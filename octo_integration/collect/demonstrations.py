@@ -220,6 +220,7 @@ def layout_of(simulator: Simulator) -> Layout:
         observe=lambda observation: {"state": observation["proprio"]},
         action=simulator.action,
         act=lambda action: action,
+        standard=lambda action: action,
         last_discount=0.0,
         metadata=lambda task, seed: {"task": task, "seed": seed},
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 # With one slash too, which is what `pathlib` makes of two. One letter is a drive of Windows.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# Metadata of a dataclass's field that is no path, but the address of a server.
+ADDRESS = {"address": True}
 
 
 def refuse_schemes(value: Any, name: str = "") -> None:
@@ -19,7 +21,8 @@ def refuse_schemes(value: Any, name: str = "") -> None:
       ValueError: there is one; names the option.
     """
     if dataclasses.is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = [field for field in dataclasses.fields(value) if not field.metadata.get("address")]
+        value = {field.name: getattr(value, field.name) for field in fields}
     if isinstance(value, dict):
         for key, part in value.items():
             refuse_schemes(part, f"{name}.{key}" if name else str(key))

@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from octo_integration.common import named
 from octo_integration.data.tf import tf
 
@@ -48,6 +50,7 @@ class Standardisation:
       build: {path: tensor over the N >= 1 raw steps} (vectors as float32) -> (proprio, action, slice of the steps that
         they are of).
       spans: what would tell that the data have another convention; looked at when statistics are made.
+      own: standardised actions f32[..., A] -> the data set's own, as its robot takes them.
     """
 
     images: Mapping[str, str]
@@ -55,6 +58,7 @@ class Standardisation:
     instruction: str
     build: Callable[[Fields], tuple[Any, Any, slice]]
     spans: tuple[Span, ...] = ()
+    own: Callable[[np.ndarray], np.ndarray] = lambda action: action
 
 
 ALL = slice(None)

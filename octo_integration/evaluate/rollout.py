@@ -79,7 +79,7 @@ class Rollout:
       max_steps: of an episode; default: the simulator's choice for the task.
       execute: steps of a chunk carried out before the policy is asked again.
       image_size: height and width of the images that the policy sees, in pixels.
-      render_size: of those that are rendered, if another; they are resized as in training.
+      render_size: of those that are rendered, if another; the policy resizes them.
     """
 
     simulator: str = "metaworld"
@@ -240,14 +240,13 @@ def _work(
     """Runs episodes until there are no more."""
     world = find(settings.simulator)
     size = settings.render_size or settings.image_size
-    eyes = policy if size == settings.image_size else Resizing(policy, settings.image_size)
     try:
         while (task := agenda.task()) is not None:
             limit = settings.max_steps or world.task(task).steps
             with isolated_env(world.make, task, image_size=size) as env:
                 while (episode := agenda.episode(task)) is not None:
                     seen = start(env, world, episode, settings)
-                    outcome, images = act(env, eyes, seen, limit, settings.execute, world.action.size, agenda.stopped)
+                    outcome, images = act(env, policy, seen, limit, settings.execute, world.action.size, agenda.stopped)
                     if agenda.stopped.is_set():
                         return
                     if video_dir is not None:
@@ -315,34 +314,3 @@ def _checked(actions: np.ndarray, execute: int, size: int) -> np.ndarray:
     if not np.isfinite(actions).all():
         raise ValueError("evaluate: the policy gave actions that are NaN or infinite.")
     return actions[:execute]
-
-
-class Resizing:
-    """A policy that is shown larger or smaller images in the size that it knows, resized as the reader of data does."""
-
-    def __init__(self, policy: Policy, size: int) -> None:
-        """size: height and width in pixels."""
-        self._policy, self._size = policy, size
-
-    def reset(self) -> None:
-        """An episode begins."""
-        self._policy.reset()
-
-    def observe(self, observation: Mapping[str, np.ndarray]) -> None:
-        """A moment."""
-        self._policy.observe(self._resized(observation))
-
-    def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
-        """The next actions."""
-        return self._policy(self._resized(observation), instruction)
-
-    def _resized(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = {name for name in observation if name.startswith("image_")}
-        return {name: self._resize(x) if name in images else x for name, x in observation.items()}
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        import jax
-
-        shape = (self._size, self._size, 3)
-        resized = jax.image.resize(image.astype(np.float32), shape, "lanczos3", antialias=True)
-        return np.asarray(resized).clip(0, 255).round().astype(np.uint8)

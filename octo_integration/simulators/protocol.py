@@ -116,7 +116,7 @@ class Layout(NamedTuple):
       vectors: float vectors of a written observation, by name.
       observe: what the environment showed -> these.
       action: its meaning as it is written.
-      act: standardised action f32[A] -> the written one.
+      act: standardised action f32[A] -> the written one. standard: the way back, f32[..., A].
       last_discount: of the last step; that of the others is 1.
       metadata: (task, seed) -> episode_metadata: texts and whole numbers.
     """
@@ -125,6 +125,7 @@ class Layout(NamedTuple):
     observe: Callable[[Observation], dict[str, np.ndarray]]
     action: Vector
     act: Callable[[np.ndarray], np.ndarray]
+    standard: Callable[[np.ndarray], np.ndarray]
     last_discount: float
     metadata: Callable[[str, int], dict[str, str | int]]
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from octo_integration.data.standardize import ALL, Fields, Span, Standardisation
 from octo_integration.data.tf import tf
 
@@ -23,4 +25,5 @@ STANDARDISATION = Standardisation(
     instruction="language_instruction",
     build=calvin,
     spans=(Span("action", slice(0, 6), -1, 1), Span("action", slice(6, 7), -1, 1, signed=True)),
+    own=lambda action: np.concatenate([action[..., :6], 2 * action[..., 6:] - 1], axis=-1),
 )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from octo_integration.data.standardize import ALL, Fields, Span, Standardisation
 from octo_integration.data.tf import tf
 
@@ -22,4 +24,5 @@ STANDARDISATION = Standardisation(
     instruction="language_instruction",
     build=libero,
     spans=(Span("action", slice(0, 6), -1, 1), Span("action", slice(6, 7), -1, 1, signed=True)),
+    own=lambda action: np.concatenate([action[..., :6], 1 - 2 * action[..., 6:]], axis=-1),
 )

@@ -26,6 +26,7 @@ LAYOUT = Layout(
     observe=_observe,
     action=Vector(7, "Robot EEF action."),
     act=_act,
+    standard=lambda action: np.concatenate([action[..., :6], (1 - action[..., 6:]) / 2], axis=-1),
     last_discount=1.0,
     # There: the path of the file that a demonstration comes from.
     metadata=lambda task, seed: {"file_path": f"{task}/seed_{seed}"},

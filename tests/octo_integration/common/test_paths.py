@@ -25,6 +25,7 @@ NEEDED = {
     "finetune": ["--out", "x"],
     "import": ["--out", "x"],
     "merge": ["--run", "x", "--out", "x"],
+    "serve": ["--run", "x"],
     "pretrain": ["--frames", "x", "--out", "x"],
 }
 
@@ -48,6 +49,7 @@ def texts(cls: type, prefix: str = "") -> list[str]:
 
 # Names out of a list, which the config checks itself.
 NAMES = {("collect", field) for field in ("simulator", "suite", "tasks", "shifts", "zero_shot", "layouts")}
+NAMES |= {("evaluate", "policy")}  # an address
 POSITIONAL = {("plot", "runs"), ("compare", "runs")}
 FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(options(name))} - NAMES)
 

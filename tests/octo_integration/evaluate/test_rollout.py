@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from octo_integration.evaluate import rollout as module
 from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.evaluate.rollout import (
     Episode,
     Outcome,
-    Resizing,
     Rollout,
     check_rollout,
     results,
@@ -169,20 +167,6 @@ def test_more_episodes_than_recorded_states_are_refused() -> None:
     check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=50)
     with pytest.raises(ValueError, match="episodes is 51, but libero_spatial/0 has 50 recorded initial states"):
         check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=51)
-
-
-def test_larger_images_are_resized_as_the_reader_of_data_does() -> None:
-    from octo_integration.data.episodes import decode_image
-
-    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
-    policy = ones(4)
-    seen = []
-    policy.observe = lambda observation: seen.append(observation)  # type: ignore[method-assign]
-    Resizing(policy, 16).observe({"image_primary": image, "image_wrist": image, "proprio": np.ones(3)})
-    assert seen[0]["image_primary"].dtype == np.uint8 and seen[0]["proprio"].shape == (3,)
-    expected = np.asarray(decode_image(tf.constant(image), 16)).astype(int)
-    for name in ("image_primary", "image_wrist"):
-        assert np.abs(seen[0][name] - expected).max() <= 1
 
 
 def test_steps_run_out(counters: list[Counter]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from octo_integration import data
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import DataConfig
-from octo_integration.policy.policy import Policy
+from octo_integration.policy.policy import Policy, act_together
 from octo_integration.policy.trained import Trained
 from octo_integration.state.setup import build
 
@@ -26,7 +26,7 @@ class Seen:
     def __call__(self, params, batch, number):
         self.batches.append(batch)
         self.numbers.append(number)
-        return np.zeros((1, 8, 4), np.float32)
+        return np.zeros((len(batch["task"]["instruction"]), 8, 4), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +124,56 @@ def test_the_model_takes_what_the_policy_gives(statistics):
     assert actions.shape == (8, 4)
 
 
-def test_an_observation_that_does_not_fit_is_named(statistics):
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("image_primary", np.zeros((3, 64, 64), np.uint8), r"image_primary is uint8\[3, 64, 64\]; give uint8\[height"),
+        ("image_primary", np.zeros((64, 64, 3), np.float32), r"image_primary is float32\[64, 64, 3\]; give uint8"),
+        ("proprio", np.zeros(7, np.float32), r"proprio has shape \(7,\), but the run was trained on \(4,\)"),
+        ("proprio", np.full(4, np.nan, np.float32), "proprio is NaN or infinite"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_named(statistics, name, value, words):
     policy, _ = make(statistics)
-    with pytest.raises(ValueError, match=r"image_primary has shape \(32, 32, 3\), but the run was trained on \(64"):
-        policy({"image_primary": np.zeros((32, 32, 3), np.uint8)}, "push")
+    with pytest.raises(ValueError, match=words):
+        policy({**moment(), name: value}, "push")
+
+
+def test_an_observation_without_an_image_is_refused(statistics):
+    policy, _ = make(statistics)
     with pytest.raises(ValueError, match="has none of image_primary; give at least one image"):
         policy.observe({"proprio": np.zeros(4, np.float32)})
+
+
+@pytest.mark.parametrize("shape", [(48, 48, 3), (100, 60, 3), (256, 256, 3)])
+def test_images_of_another_size_are_resized_as_the_reader_of_data_does(statistics, shape):
+    from octo_integration.data.episodes import decode_image
+
+    policy, seen = make(statistics)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    policy({"image_primary": image}, "push")
+    expected = np.asarray(decode_image(image, 64)).astype(int)
+    assert np.abs(seen.batches[0]["observation"]["image_primary"][0, -1] - expected).max() <= 1
+
+
+def test_policies_that_act_together_are_one_batch_of_what_each_is_alone(statistics):
+    alone, seen = make(statistics)
+    trained = alone._trained
+    for n in range(2):
+        alone.reset()
+        alone.observe(moment(n))
+        alone(moment(n + 5), f"push {n}")
+    together = [Policy(trained), Policy(trained)]
+    for n, policy in enumerate(together):
+        policy.observe(moment(n))
+    seen_before = list(seen.batches)
+    chunks = act_together(together, [moment(5), moment(6)], ["push 0", "push 1"])
+    assert len(chunks) == 2 and all(chunk.shape == (8, 4) for chunk in chunks)
+    expected = jax.tree.map(lambda *rows: np.concatenate(rows), *seen_before)
+    jax.tree.map(np.testing.assert_array_equal, seen.batches[-1], expected)
+    together[0].reset()
+    with pytest.raises(ValueError, match="asked equally often"):
+        act_together(together, [moment(), moment()], ["", ""])
 
 
 @pytest.mark.parametrize("blank", [" ", "\r\n", "\x00\x00", "\u3000"])
