@@ -107,7 +107,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,dev,docs]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,serve,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.
@@ -117,11 +117,13 @@ $(LOWEST)/installed: pyproject.toml constraints/lowest.txt
 	$(LOWEST)/bin/python -m pip install -q -r constraints/lowest.txt
 	touch $@
 
-# torch and transformers, whose models ours are compared with; apart, because nothing else needs them.
+# torch and transformers, whose models ours are compared with, and openpi's client; apart, because nothing else needs them.
+# The client asks for numpy below 2, and works without.
 $(PARITY)/installed: constraints/parity.txt
 	$(call one_of,$(TORCH)) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q --upgrade pip
 	$(PARITY)/bin/python -m pip install -q -r constraints/parity.txt
+	$(PARITY)/bin/python -m pip install -q --no-deps openpi-client==0.1.2
 	touch $@
 
 clean:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,21 @@ def test_few_environments_are_built(counters: list[Counter]) -> None:
 
 
 def test_the_first_error_ends_all(counters: list[Counter]) -> None:
+    began = threading.Event()
+
     def bad(observation: Any, instruction: str) -> np.ndarray:
+        began.set()
         raise ValueError("no more")
 
-    wanted = [Episode("reach", "none", number) for number in range(200)]
+    def good(observation: Any, instruction: str) -> np.ndarray:
+        assert began.wait(60)  # or it might be through before the other has an episode
+        return np.ones((4, 4), np.float32)
+
+    wanted = [Episode("reach", "none", number) for number in range(10_000)]
     told: list[Any] = []
     with pytest.raises(ValueError, match="no more"):
-        run_episodes([ones(4), Acting(bad)], wanted, Rollout(), lambda *it: told.append(it))
-    assert len(told) < 200
+        run_episodes([Acting(good), Acting(bad)], wanted, Rollout(), lambda *it: told.append(it))
+    assert len(told) < 10_000
 
 
 def test_recorded_initial_states_come_in_order_after_the_waiting_steps(counters: list[Counter]) -> None:
