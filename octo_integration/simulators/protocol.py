@@ -55,7 +55,7 @@ class Environment(Protocol):
         """What is seen now; that it was looked at changes nothing. Takes longer than a step, as a rule."""
 
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
-        """`advance`, and what is seen then."""
+        """`advance`, and what is seen then; nothing here relies on it."""
         success = self.advance(action)
         return self.look(), success
 

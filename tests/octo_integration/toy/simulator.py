@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from octo_integration.simulators.protocol import Environment, ShiftKind, Simulator, Task, Vector
+from octo_integration.simulators.protocol import ShiftKind, Simulator, Task, Vector
 
 STARTS = (0.44, 0.5, 0.56)
 
 
-class Line(Environment):
+class Line:
     def __init__(self, task: str, *, image_size: int) -> None:
         self.goal = {"left": 0.2, "right": 0.8}[task]
         self.instruction, self.size, self.shift = f"go {task}", image_size, "none"
