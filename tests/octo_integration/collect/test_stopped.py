@@ -15,7 +15,7 @@ from octo_integration.cli.commands import main
 from octo_integration.collect import resume
 from tests.octo_integration.collect.test_resume import episodes
 
-STARTING, STOPPING = 240, 30  # seconds, of an hour that a step takes
+STARTING, STOPPING = 600, 300  # seconds on a busy machine; a step takes an hour
 
 
 def words(out: Path) -> list[str]:
@@ -53,6 +53,7 @@ def test_a_signal_does_not_wait_for_episodes(
         said, complained = process.communicate(timeout=STOPPING)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == code and "Traceback" not in complained, complained
     assert "3 recorded episodes are kept in" in said and "the same command goes on" in said
     assert [path.name for path in tmp_path.iterdir()] == [".a.parts"]
