@@ -21,7 +21,7 @@ from benchmarks.generalization.train import Inputs, Program, text_tokens
 from benchmarks.generalization.worker import KEPT, initial
 from octo_integration.collect.parallel import environment
 from octo_integration.data import Statistics
-from octo_integration.evaluate.rollout import run_episode
+from octo_integration.evaluate.rollout import act
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import draw_shift
@@ -121,7 +121,7 @@ def execute(job: Job) -> list[Record]:
         for index in range(job.episodes):
             start = seed_of(SEED + about["seed"], job.task, "success", index)
             env.set_shift(draw_shift(shift, start, "restricted"))
-            outcomes.append(run_episode(env, policy, start, MAX_STEPS, EXECUTE, ACTION_SIZE)[0])
+            outcomes.append(act(env, policy, env.reset(start), MAX_STEPS, EXECUTE, ACTION_SIZE).success)
         records.append({**about, "shift": shift, "outcomes": outcomes})
     return records
 
@@ -133,6 +133,8 @@ def _params(weights: Path, model: str) -> Tree:
 
 class StudyPolicy:
     """The policy of `evaluate.rollout` that sees the image and the instruction, and not the robot's own state."""
+
+    looks_back = 0
 
     def __init__(self, model: str, params: Tree, out: Path) -> None:
         """model: of `sizes.CONFIGS`; out: of `study.run`, for the statistics of its actions."""

@@ -41,7 +41,8 @@ def demonstrate(env: Environment, seed: int, *, noise: float, max_steps: int, mo
         observations.append(observation)
         actions.append(action)
         snapshots.append(env.snapshot())
-        observation, success = env.step(disturbed(rng, action, noise, movement))
+        success = env.advance(disturbed(rng, action, noise, movement))
+        observation = env.look()
         if left is not None:
             left -= 1
         elif success:

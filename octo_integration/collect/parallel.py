@@ -27,9 +27,13 @@ def parallel_map(
 ) -> Iterator[Result]:
     """function(job) for every job, in order, with a progress bar; `function` must be importable.
 
+    Where the consumer stops early, as on a signal, the processes are ended where they are: what they write must be
+    whole or not there.
+
     Raises:
       ChildProcessError: a process died. Whatever `function` raises.
     """
+    others = multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
     ) as pool:
@@ -43,6 +47,11 @@ def parallel_map(
             raise ChildProcessError(
                 "a simulator process died (out of memory?); try again with fewer workers."
             ) from None
+        except BaseException:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()  # an episode takes a minute; the pool would wait for it
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

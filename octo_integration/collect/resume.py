@@ -23,6 +23,8 @@ BYTES = "base64"
 def parts(out: Path, options: Mapping[str, Any]) -> Iterator[Path]:
     """The folder for the episodes of `out`. It stays where the block fails and some are recorded, and goes otherwise.
 
+    What a process that was ended left half-written goes, too.
+
     Args:
       options: those that decide what is recorded.
 
@@ -48,8 +50,13 @@ def parts(out: Path, options: Mapping[str, Any]) -> Iterator[Path]:
         yield folder
         done = True
     finally:
-        if done or not any(path.name != OPTIONS for path in folder.iterdir()):
+        for half in folder.glob(".*"):
+            half.unlink()
+        recorded = sum(path.name != OPTIONS for path in folder.iterdir())
+        if done or not recorded:
             shutil.rmtree(folder)
+        else:
+            print(f"{recorded} recorded episodes are kept in {folder}; the same command goes on.", flush=True)
 
 
 def write(path: Path, value: Any) -> None:

@@ -20,13 +20,21 @@ from octo_integration.simulators.renderer import INSTALL, SimulatorMissing
 
 
 class Policy(Protocol):
-    """What acts; `policy.policy.Policy` is one. Observations are those of `Environment`, one moment each."""
+    """What acts; `policy.policy.Policy` is one. Observations are those of `Environment`, one moment each.
+
+    Attributes:
+      looks_back: how many moments before the present one it needs to see; others are not rendered for it.
+    """
+
+    @property
+    def looks_back(self) -> int:
+        """How many moments."""
 
     def reset(self) -> None:
         """An episode begins."""
 
     def observe(self, observation: Mapping[str, np.ndarray]) -> None:
-        """A moment at which an action of the last chunk is carried out."""
+        """A moment, not too long ago to be needed, at which an action of the last chunk is carried out."""
 
     def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:
         """The next actions, f32[chunk, A] in the units of standardised episodes, not normalised."""
@@ -110,8 +118,8 @@ def rollout(
     """Lets a policy act until success or `max_steps`, `episodes` times per task.
 
     Args:
-      policy: reset at the start of every episode, then shown every moment once; or several that act alike, for as many
-        episodes at a time.
+      policy: reset at the start of every episode, then shown every moment that it needs once; or several that act
+        alike, for as many episodes at a time.
       tasks: names of the simulator's tasks; default: those it chooses.
       shift: held-out looks, words, layouts or goals, one of the simulator's, drawn anew for every episode.
       video_dir: where to write a video of every episode (mp4 if imageio-ffmpeg is installed, otherwise gif).
@@ -246,11 +254,14 @@ def _work(
             with isolated_env(world.make, task, image_size=size) as env:
                 while (episode := agenda.episode(task)) is not None:
                     seen = start(env, world, episode, settings)
-                    outcome, images = act(env, policy, seen, limit, settings.execute, world.action.size, agenda.stopped)
+                    film = None if video_dir is None else [seen["image_primary"]]
+                    outcome = act(
+                        env, policy, seen, limit, settings.execute, world.action.size, agenda.stopped, film=film
+                    )
                     if agenda.stopped.is_set():
                         return
-                    if video_dir is not None:
-                        write_video(video_dir, episode, outcome.success, images)
+                    if video_dir is not None and film is not None:
+                        write_video(video_dir, episode, outcome.success, film)
                     tell(episode, outcome)
     except BaseException:
         agenda.stopped.set()
@@ -263,16 +274,8 @@ def start(env: Environment, world: Simulator, episode: Episode, settings: Rollou
     env.set_shift(world.draw_shift(episode.shift, seed, settings.layouts))
     observation = env.reset_to(episode.number) if world.task(episode.task).initial_states else env.reset(seed)
     for _ in range(world.waiting_steps):
-        observation, _ = env.step(np.asarray(world.still, np.float32))
-    return observation
-
-
-def run_episode(
-    env: Environment, policy: Policy, seed: int, max_steps: int, execute: int, action_size: int
-) -> tuple[bool, list[np.ndarray]]:
-    """Lets a policy act once, from the initial state of `seed`: whether it succeeded, and what it saw."""
-    outcome, images = act(env, policy, env.reset(seed), max_steps, execute, action_size)
-    return outcome.success, images
+        env.advance(np.asarray(world.still, np.float32))
+    return env.look() if world.waiting_steps else observation
 
 
 def act(
@@ -283,24 +286,35 @@ def act(
     execute: int,
     action_size: int,
     stopped: threading.Event | None = None,
-) -> tuple[Outcome, list[np.ndarray]]:
-    """Lets a policy act from a first observation on: how it went, and what it saw; `stopped` ends it early."""
+    film: list[np.ndarray] | None = None,
+) -> Outcome:
+    """Lets a policy act from a first observation on: how it went.
+
+    A frame takes several times as long as a step: only those are rendered that the policy or the film needs.
+
+    Args:
+      stopped: ends it early.
+      film: every later image is added to it.
+    """
     policy.reset()
-    images = [observation["image_primary"]]
+    seen: Observation | None = observation
     chunk = np.empty((0, action_size), np.float32)
     for step in range(1, max_steps + 1):
         if stopped is not None and stopped.is_set():
             break
-        if len(chunk):
-            policy.observe(observation)
-        else:
-            chunk = _checked(policy(observation, env.instruction), execute, action_size)
-        observation, success = env.step(chunk[0])
-        chunk = chunk[1:]
-        images.append(observation["image_primary"])
+        if not len(chunk):
+            assert seen is not None  # it is due
+            chunk = _checked(policy(seen, env.instruction), execute, action_size)
+        elif seen is not None:
+            policy.observe(seen)
+        success, chunk = env.advance(chunk[0]), chunk[1:]
+        due = len(chunk) <= policy.looks_back and not success and step < max_steps
+        seen = env.look() if due or film is not None else None
+        if seen is not None and film is not None:
+            film.append(seen["image_primary"])
         if success:
-            return Outcome(True, step), images
-    return Outcome(False, max_steps), images
+            return Outcome(True, step)
+    return Outcome(False, max_steps)
 
 
 def _checked(actions: np.ndarray, execute: int, size: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 class Policy:
-    """Acts as a run learnt to, for `evaluate.rollout` or a robot.
+    """Acts as a run learnt to, for `evaluate.rollout` or a robot; `looks_back` is how many moments it looks back.
 
     An observation is of one moment and not normalised: {"image_<camera>": uint8[H, W, 3], upright, "proprio": f32[P] in
     the data set's units, "goal": uint8[H, W, 3] (data.goal)}. Images of another size than data.image_size are resized
@@ -42,6 +42,7 @@ class Policy:
         image = (data.image_size, data.image_size, 3)
         self._shapes = {f"image_{camera}": image for camera in data.cameras}
         self._shapes |= {"proprio": statistics.proprio.mean.shape} | ({"goal": image} if data.goal else {})
+        self.looks_back = data.window - 1
         self.reset()
 
     @property

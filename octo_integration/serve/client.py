@@ -40,6 +40,7 @@ class RemotePolicy:
         self.metadata = self._read()
         self._ours = self.metadata.get("protocol") == PROTOCOL
         self._names = names
+        self.looks_back = int(self.metadata.get("window", 1)) - 1 if self._ours else 0
         self._fresh = True
 
     def reset(self) -> None:
@@ -48,7 +49,7 @@ class RemotePolicy:
 
     def observe(self, observation: Mapping[str, np.ndarray]) -> None:
         """A moment at which an action of the last chunk is carried out."""
-        if self._ours and self.metadata.get("window", 1) > 1:
+        if self.looks_back:
             self._ask({**self._request(observation), OBSERVE: True})
 
     def __call__(self, observation: Mapping[str, np.ndarray], instruction: str) -> np.ndarray:

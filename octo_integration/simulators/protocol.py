@@ -2,9 +2,10 @@
 
 Four things: tasks, environments that show and carry out one of them, shifts (held-out looks, words, initial states)
 under which it is shown, and an expert that does it. Actions and proprio are those of standardised episodes: where the
-simulator's own differ, `step` and the observations convert.
+simulator's own differ, `advance` and the observations convert.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -45,8 +46,18 @@ class Environment(Protocol):
         """
         raise ValueError(f"this simulator records no initial states; got number {index}.")
 
+    @abc.abstractmethod
+    def advance(self, action: np.ndarray) -> bool:
+        """Carries out f32[A], without a look: whether the task is done at this moment."""
+
+    @abc.abstractmethod
+    def look(self) -> Observation:
+        """What is seen now; that it was looked at changes nothing. Takes longer than a step, as a rule."""
+
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
-        """Carries out f32[A]: what is seen then, and whether the task is done at this moment."""
+        """`advance`, and what is seen then; nothing here relies on it."""
+        success = self.advance(action)
+        return self.look(), success
 
     def expert_action(self) -> np.ndarray:
         """What the expert does now, f32[A]; asked once before every step. Only of tasks with `expert_steps`."""

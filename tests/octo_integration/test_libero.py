@@ -4,6 +4,7 @@ Skipped, with the reason, where the simulator or its OpenGL library is missing.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from octo_integration.collect import CollectConfig, collect
+from octo_integration.collect import CollectConfig, collect, demonstrations
+from octo_integration.collect.parallel import parallel_map
 from octo_integration.data import DataConfig, compute_statistics, eval_batches
 from octo_integration.evaluate.rollout import Episode, Outcome, Rollout, run_episodes
 from octo_integration.simulators.isolated import isolated_env
 from octo_integration.simulators.protocol import find
+from tests.octo_integration.collect.test_resume import episodes
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 TASK = "libero_spatial/0"
@@ -33,13 +36,35 @@ def simulator() -> None:
         pytest.skip(f"no simulator here: {error}")
 
 
-def test_an_experts_episode_is_written_and_read_as_official_data_are(tmp_path: Path) -> None:
-    config = CollectConfig(
-        str(tmp_path / "demos"), "libero", tasks=(TASK,), episodes_per_task=1, heldout_per_task=0, workers=1,
-        image_size=32, noise=0.05,
-    )  # fmt: skip
-    path = collect(config)
-    (episode,) = tfds.as_numpy(tfds.builder_from_directory(path).as_dataset(split="train"))
+def config(out: Path) -> CollectConfig:
+    return CollectConfig(
+        str(out), "libero", tasks=(TASK,), episodes_per_task=2, heldout_per_task=0, workers=1, image_size=32, noise=0.05
+    )
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collect(config(tmp_path_factory.mktemp("collected") / "demos"))
+
+
+def test_the_same_seed_gives_the_same_episodes_to_the_bit_also_in_two_goes(
+    collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **options: Any) -> Iterator[Any]:
+        yield next(parallel_map(*args, **options))
+        raise KeyboardInterrupt
+
+    out = tmp_path / "again"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demonstrations, "parallel_map", stopped)
+        collect(config(out))
+    assert sorted(path.name for path in (tmp_path / ".again.parts").iterdir()) == ["000000.json", "options.json"]
+    np.testing.assert_equal(episodes(collect(config(out))), episodes(collected))
+
+
+def test_an_experts_episode_is_written_and_read_as_official_data_are(collected: Path) -> None:
+    path = collected
+    episode, _ = tfds.as_numpy(tfds.builder_from_directory(path).as_dataset(split="train"))
     steps = list(episode["steps"])
     raw, states = (np.stack([step[key] for step in steps]) for key in ("action", "discount"))
     assert set(raw[:, 6]) == {-1, 1} and raw[0, 6] == -1 and np.abs(raw).max() <= 1
@@ -64,6 +89,8 @@ def test_an_experts_episode_is_written_and_read_as_official_data_are(tmp_path: P
 
 class Still:
     """Does nothing, and keeps what it is shown first."""
+
+    looks_back = 0
 
     def __init__(self) -> None:
         self.first: list[Any] = []

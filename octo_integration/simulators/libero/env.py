@@ -115,11 +115,6 @@ class LiberoEnv(Environment):
         self._settle(steps=0)
         self._remember_things()
 
-    def step(self, action: np.ndarray) -> tuple[Observation, bool]:
-        """`advance`, and what is seen then."""
-        success = self.advance(action)
-        return self.look(), success
-
     def advance(self, action: np.ndarray) -> bool:
         """Carries out f32[7]: x, y, z, axis times angle in [-1, 1], gripper 1 (open) or 0 (closed).
 
@@ -163,7 +158,7 @@ class LiberoEnv(Environment):
         return self.look()
 
     def look(self) -> Observation:
-        """What is seen now; takes longer than a step."""
+        """What is seen now."""
         geoms, images = place(self._shift.distractors, self._things), {}
         moment = round(self._data.time / self._model.opt.timestep)
         for name, camera in self._cameras.items():

@@ -112,7 +112,7 @@ class MetaWorldEnv(Environment):
             self._scene = draw_scene(rng, self._shift.goals, (low, high))
         self._start = self.positions().object
         self._footprints = [] if self._task.has_goals else self._looks.footprints(self._data)
-        return self._observe()
+        return self.look()
 
     def set_goal(self, number: int) -> None:
         """Makes another of `shapes` the goal, until the next `reset`."""
@@ -127,11 +127,6 @@ class MetaWorldEnv(Environment):
         rgb = colorsys.hsv_to_rgb(color.hue, color.saturation, 0.9)
         painted = dataclasses.replace(shapes[goal], color=hue_name(color.hue), rgb=rgb)
         return (*shapes[:goal], painted, *shapes[goal + 1 :])
-
-    def step(self, action: np.ndarray) -> tuple[Observation, bool]:
-        """`advance`, and what is seen then."""
-        success = self.advance(action)
-        return self._observe(), success
 
     def advance(self, action: np.ndarray) -> bool:
         """Carries out f32[4] in [-1, 1]: hand movement (1 is a centimetre per Meta-World step), closing of the gripper.
@@ -193,6 +188,10 @@ class MetaWorldEnv(Environment):
         distractors = place(self._shift.distractors, self._start, others, self._footprints)
         return self._renderer.render(self._data, map(geom, (*self.shapes(), *distractors)))
 
+    def look(self) -> Observation:
+        """What is seen now."""
+        return {"image_primary": self.render(), "proprio": self._started()[:4].astype(np.float32)}
+
     def look_again(self, snapshot: np.ndarray) -> Observation:
         """`restore`, and what the camera sees."""
         self.restore(snapshot)
@@ -240,10 +239,6 @@ class MetaWorldEnv(Environment):
         if self._state is None:
             raise RuntimeError("call reset(seed) before the first step.")
         return self._state
-
-    def _observe(self) -> Observation:
-        assert self._state is not None
-        return {"image_primary": self.render(), "proprio": self._state[:4].astype(np.float32)}
 
 
 def restrict(space: Any, low: np.ndarray, high: np.ndarray, layout: tuple[float, float], first: int = 0) -> None:

@@ -17,12 +17,14 @@ from octo_integration.evaluate.rollout import (
     Episode,
     Outcome,
     Rollout,
+    act,
     check_rollout,
     results,
     rollout,
     run_episodes,
     start,
 )
+from octo_integration.simulators.isolated import isolated_env
 from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import Shift
 from octo_integration.simulators.metaworld.tasks import TASKS
@@ -42,6 +44,7 @@ class Counter:
         self.instruction = TASKS[task].instruction
         self.seeds: list[int] = []
         self.shifts: list[Shift] = []
+        self.looked: list[int] = []
 
     def set_shift(self, shift: Shift) -> None:
         self.shifts.append(shift)
@@ -49,14 +52,15 @@ class Counter:
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         self.seeds.append(seed)
         self.total, self.steps = 0.0, 0
-        return self.observe()
+        return self.look()
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+    def advance(self, action: np.ndarray) -> bool:
         self.total += float(action[0])
         self.steps += 1
-        return self.observe(), self.total >= self.needed
+        return self.total >= self.needed
 
-    def observe(self) -> dict[str, np.ndarray]:
+    def look(self) -> dict[str, np.ndarray]:
+        self.looked.append(self.steps)
         image = np.full((8, 8, 3), self.steps, np.uint8)
         return {"image_primary": image, "proprio": np.zeros(4, np.float32)}
 
@@ -75,7 +79,9 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[Counter]:
 
 
 class Acting:
-    """A policy made of a function that needs no history; `asked` and `seen` are the steps it was shown."""
+    """A policy made of a function; `asked` and `seen` are the steps it was shown."""
+
+    looks_back = 9
 
     def __init__(self, act: Any) -> None:
         self.act = act
@@ -110,6 +116,62 @@ def test_chunks_are_cut_and_episodes_end_at_success(counters: list[Counter]) -> 
     ]
     assert results[0].interval == wilson_interval(2, 2)
     assert [counter.steps for counter in counters] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("looks_back", "seen"), [(0, [0, 4, 8]), (1, [0, 3, 4, 7, 8]), (9, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])]
+)
+def test_no_frame_is_rendered_that_nobody_needs(counters: list[Counter], looks_back: int, seen: list[int]) -> None:
+    policy = ones(4)
+    policy.looks_back = looks_back
+    (result,) = rollout(policy, ["reach"], episodes=1, execute=4, max_steps=10)
+    assert counters[0].steps == 5 and result.outcomes == (True,)
+    assert policy.seen == counters[0].looked == [step for step in seen if step < 5]
+    Counter.needed, policy.seen = 100.0, []
+    try:
+        (result,) = rollout(policy, ["reach"], episodes=1, execute=4, max_steps=10)
+    finally:
+        Counter.needed = 5.0
+    assert counters[1].steps == 10 and result.outcomes == (False,)
+    assert policy.seen == counters[1].looked == seen and policy.asked == [0, 4, 0, 4, 8]
+
+
+class Replaying:
+    """Follows the expert step by step, then repeats what it did, eight steps at a time."""
+
+    looks_back = 0
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.done = env, []
+
+    def reset(self) -> None:
+        self.number, self.again = 0, bool(self.done)
+
+    def observe(self, observation: Any) -> None:
+        raise AssertionError("nobody asked for this moment")
+
+    def __call__(self, observation: Any, instruction: str) -> np.ndarray:
+        if not self.again:
+            self.done.append(self.env.expert_action())
+            return self.done[-1][None]
+        self.number += 8
+        return np.stack(self.done + 8 * self.done[-1:])[self.number - 8 : self.number]
+
+
+@pytest.mark.parametrize(("simulator", "task"), [("metaworld", "handle-press"), ("libero", "libero_goal/1")])
+def test_where_no_frame_is_rendered_the_episode_is_the_same_to_the_bit(simulator: str, task: str) -> None:
+    world = find(simulator)
+    try:
+        with isolated_env(world.make, task, image_size=32) as env:
+            policy, film, ends = Replaying(env), [], []
+            for execute, seen in ((1, film), (8, None)):
+                first = start(env, world, Episode(task, "none", 10), Rollout(simulator))
+                outcome = act(env, policy, first, 200, execute, world.action.size, film=seen)
+                ends.append((outcome, env.snapshot().tobytes(), env.look()["image_primary"].tobytes()))
+    except ImportError as error:
+        pytest.skip(f"no {simulator} here: {error}")
+    assert ends[0] == ends[1] and ends[0][0].success and ends[0][0].steps == len(film) > 8
+    assert film[-1].tobytes() == ends[0][2]
 
 
 def test_outcomes_do_not_depend_on_how_many_run_at_a_time(counters: list[Counter]) -> None:

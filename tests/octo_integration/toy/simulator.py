@@ -17,11 +17,14 @@ class Line:
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         self.x = 0.9 if self.shift == "far" else STARTS[seed]
-        return self.look_again(self.x)
+        return self.look()
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+    def advance(self, action: np.ndarray) -> bool:
         self.x += 0.1 * float(action[0])
-        return self.look_again(self.x), abs(self.x - self.goal) < 0.08
+        return abs(self.x - self.goal) < 0.08
+
+    def look(self) -> dict[str, np.ndarray]:
+        return self.look_again(self.x)
 
     def expert_action(self) -> np.ndarray:
         return np.array([np.sign(self.goal - self.x), 1])

@@ -108,6 +108,8 @@ def test_a_policy_learns_from_it_and_acts_in_it(
 class Expert:
     """Goes where it is told."""
 
+    looks_back = 0
+
     def __init__(self) -> None:
         self.starts: list[float] = []
 
