@@ -15,7 +15,7 @@ LAYERS = (
     ("weights", "config", "clients"),
     ("state",),
     ("policy", "processes", "logs"),
-    ("evaluate",),
+    ("evaluate", "serve"),
     ("train", "pretrain", "collect"),
     ("cli",),
     ("benchmarks",),
