@@ -71,7 +71,7 @@ def run(config: Options) -> int:
     """Rolls a checkpoint out and prints the success rates."""
     run_dir, data = Path(config.run), read_config(Path(config.run)).data
     names = ("simulator", "seed", "max_steps", "execute", "render_size")
-    settings = Rollout(image_size=data.image_size, **{name: getattr(config, name) for name in names})
+    settings = Rollout(image_size=data.pixels, **{name: getattr(config, name) for name in names})
     world = find(config.simulator)
     tasks = chosen_tasks(world, config.suite, config.tasks)
     for shift in config.shifts:

@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 class Policy:
     """Acts as a run learnt to, for `evaluate.rollout` or a robot.
 
-    An observation is of one moment and not normalised: {"image_<camera>": uint8[S, S, 3] of data.image_size pixels,
+    An observation is of one moment and not normalised: {"image_<camera>": uint8[S, S, 3] of the model's size,
     "proprio": f32[P] in the data set's units, "goal": uint8[S, S, 3] (data.goal)}. What it lacks is marked as missing,
     and so is an image of a single colour, as in training.
     """
@@ -35,7 +35,8 @@ class Policy:
         """
         data, statistics = trained.config.data, trained.built.statistics.of(dataset)
         self._trained, self._statistics = trained, statistics
-        image = (data.image_size, data.image_size, 3)
+        size = trained.built.model.config.image_size
+        image = (size, size, 3)
         self._shapes = {f"image_{camera}": image for camera in data.cameras}
         self._shapes |= {"proprio": statistics.proprio.mean.shape} | ({"goal": image} if data.goal else {})
         self.reset()
