@@ -160,10 +160,12 @@ class FinetuneConfig:
 
     out: str
     """Run directory: config.json, statistics.json, checkpoints/, metrics.jsonl, drift.json, TensorBoard events."""
-    model: str = "tiny"
-    """Name of the model's configuration (octo_integration/model/sizes.py)."""
+    model: str | None = None
+    """Name of the model's configuration (octo_integration/model/sizes.py); None: the model of the weights, where
+    maps-vla import wrote it beside them, else tiny."""
     weights: str | None = "tiny"
-    """Pretrained weights: tiny (shipped), the path of a .safetensors file, or None for a random start."""
+    """Pretrained weights: tiny (shipped), what maps-vla import made, the path of a .safetensors file, or None for a
+    random start."""
     head: HeadKind | None = None
     """Action head (octo_integration/model/heads), such as l1 (regression), diffusion or tokens (classes per dimension);
     None: the model's own."""
@@ -232,6 +234,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     Raises:
       ValueError: a field that `cls` does not have (a config written by another version), that it lacks, or of another
         type or value than it takes; by name.
+
+    A value that is a dataclass already is taken as it is.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where} is {str(values)[:80]!r}, but should hold fields; it is damaged.")
@@ -247,8 +251,10 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        hint = next(filter(dataclasses.is_dataclass, typing.get_args(hint)), hint)  # of "SomeConfig | None"
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
+        return value if dataclasses.is_dataclass(value) else from_dict(typing.cast(type, hint), value, where)
     if not _fits(hint, value):
         raise ValueError(f"{where} is {str(value)[:80]!r}, which it cannot be; it is damaged, or of another version.")
     return tuple(value) if isinstance(value, list) else value
@@ -279,7 +285,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, An
     for field in dataclasses.fields(old):
         a, b = getattr(old, field.name), getattr(new, field.name)
         name = prefix + field.name
-        if dataclasses.is_dataclass(a):
+        if dataclasses.is_dataclass(a) and type(a) is type(b):
             found += differences(a, b, name + ".")
         elif a != b:
             found.append((name, a, b))

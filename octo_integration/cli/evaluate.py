@@ -145,7 +145,7 @@ def _trained(config: Options) -> Actor:
         identity = {"step": checkpoint_of(run_dir, config.step), "weights": fingerprint(trained.params)}
         return identity, lambda count: [Policy(trained, config.dataset) for _ in range(count)]
 
-    return Actor(data.image_size, data.chunk, load)
+    return Actor(data.pixels, data.chunk, load)
 
 
 def _remote(config: Options, url: str, world: Simulator, stack: contextlib.ExitStack) -> Actor:

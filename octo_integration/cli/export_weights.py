@@ -1,15 +1,23 @@
 """`maps-vla export`: fine-tuned weights out, under the names that they came with."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from octo_integration.common import lock
 from octo_integration.config import read_config
-from octo_integration.model.named import model_shapes
 from octo_integration.policy.trained import load_run
 from octo_integration.state.lora import merge_lora
-from octo_integration.weights.imported import PROVENANCE, check_new, export_weights, read_provenance, restore
+from octo_integration.weights.imported import (
+    POSITIONS,
+    PROVENANCE,
+    check_new,
+    export_weights,
+    read_provenance,
+    restore,
+    stored_shapes,
+)
 from octo_integration.weights.store import save_params
 
 
@@ -42,7 +50,7 @@ def run(config: Options) -> int:
         check_new(out)
         if config.weights is not None:
             record = read_provenance(Path(config.weights))
-            params = restore(Path(config.weights), model_shapes(record["model"]))
+            params = restore(Path(config.weights), stored_shapes(Path(config.weights)))
         else:
             record, params = _trained(Path(str(config.run)), config.step)
         files = export_weights(params, record, out)
@@ -50,8 +58,20 @@ def run(config: Options) -> int:
         if fresh:
             files.append(out / "fresh.safetensors")
             save_params(files[-1], fresh)
-    print("\n".join(f"wrote {file}" for file in files))
+    print("\n".join([*(f"wrote {file}" for file in files), *_resampled(record, params)]))
     return 0
+
+
+def _resampled(record: Mapping[str, Any], params: Any) -> list[str]:
+    """What is not of the size that it came with."""
+    said = []
+    for module, origin in record["modules"].items():
+        now = len(params[module][POSITIONS]) if POSITIONS in params[module] else 0
+        if now != origin.get("patches", now):
+            said.append(
+                f"{module}: positions of {now} patches, resampled from the {origin['patches']} that were imported"
+            )
+    return said
 
 
 def _trained(run: Path, step: int | None) -> tuple[dict[str, Any], Any]:

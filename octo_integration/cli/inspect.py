@@ -1,13 +1,16 @@
 """`maps-vla inspect`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import maps_optax as mx
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
+from octo_integration.config import FinetuneConfig
 from octo_integration.model.heads import HeadKind
-from octo_integration.model.named import model_shapes
+from octo_integration.model.named import shapes_of
+from octo_integration.state.described import model_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +18,14 @@ class Options:
     """Shows which tensor is held how strongly, before any training: module, layer, leaves, parameters, strength.
 
     maps-vla inspect --model tiny --lambda-max 3.2 --schedule linear
+    maps-vla inspect --weights weights/mine
     """
 
-    model: str = "tiny"
-    """Name of the model's configuration: tiny, tiny_clip, small, mini, openvla or octo_small."""
+    model: str | None = None
+    """Name of the model's configuration: tiny, tiny_clip, small, nano, nano_8, mini, openvla or octo_small;
+    None: the model of the weights, else tiny."""
+    weights: str | None = None
+    """What maps-vla import made."""
     head: HeadKind | None = None
     """Action head; None: the model's own."""
     lambda_max: float = 3.2
@@ -36,6 +43,9 @@ class Options:
 
 def run(config: Options) -> int:
     """Prints the table of strengths."""
-    shapes = model_shapes(config.model, config.head)
+    if config.weights is not None and not Path(config.weights).exists():
+        raise FileNotFoundError(f"there are no weights {config.weights}; give what maps-vla import made.")
+    run = FinetuneConfig("", model=config.model, weights=config.weights, head=config.head)
+    shapes = shapes_of(model_of(run))
     print(mx.describe(mx.presets.vla(config.variant), shapes, config.lambda_max, config.schedule))
     return 0

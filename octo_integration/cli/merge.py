@@ -1,11 +1,15 @@
 """`maps-vla merge`: the adapters of a LoRA run into its weights."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+from octo_integration.common.files import write_json
 from octo_integration.config import read_config
 from octo_integration.policy.trained import load_run
+from octo_integration.state.described import MODEL, beside, model_of, record
 from octo_integration.state.lora import merge_lora
+from octo_integration.weights.imported import TOKENIZER
 from octo_integration.weights.store import save_params
 
 
@@ -14,6 +18,9 @@ class Options:
     """Adds the adapters of a LoRA run to the kernels beside them and writes the parameters as safetensors, in float32.
 
     maps-vla merge --run runs/tiny-lora --out merged.safetensors
+
+    Of a run that started from imported weights, their model and tokenizer go beside it (merged.model.json,
+    merged.tokenizer.json), which belong to it.
     """
 
     run: str
@@ -39,5 +46,13 @@ def run(config: Options) -> int:
     trained = load_run(Path(config.run), config.step)
     provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
     save_params(out, merge_lora(trained.params, lora), provenance)
-    print(out)
+    wrote = [out]
+    if trained.config.model is None:
+        wrote.append(beside(out, MODEL))
+        model, size = model_of(trained.config, Path(config.run)), trained.built.model.config.image_size
+        write_json(wrote[-1], record(dataclasses.replace(model, image_size=size)))
+    if (tokenizer := Path(config.run) / TOKENIZER).is_file():
+        wrote.append(beside(out, TOKENIZER))
+        shutil.copyfile(tokenizer, wrote[-1])
+    print("\n".join(map(str, wrote)))
     return 0

@@ -98,7 +98,7 @@ def _about(config: Options, trained: Trained) -> dict[str, Any]:
         "weights": fingerprint(trained.params),
         "dataset": config.dataset,
         "cameras": list(data.cameras),
-        "image_size": data.image_size,
+        "image_size": data.pixels,
         "window": data.window,
         "chunk": data.chunk,
     }

@@ -304,7 +304,7 @@ def _later(order_seed: Any, episode: Any, length: Any) -> Any:
 
 def decoded(sample: Batch, config: DataConfig) -> Batch:
     """Images decoded; those of one colour, or that the data set lacks, are zeros, and masks say which are there."""
-    observation, task, size = sample["observation"], sample["task"], config.image_size
+    observation, task, size = sample["observation"], sample["task"], config.pixels
     images, present = {}, {}
     for name in (f"image_{camera}" for camera in config.cameras):
         if name in observation:

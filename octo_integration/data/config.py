@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+SHIPPED_PIXELS = 64
 Normalisation = Literal["mean_std", "bounds", "bounds_clipped"]
 
 
@@ -39,8 +40,9 @@ class DataConfig:
     """Share of training samples whose instruction is hidden (goal only), so that goals alone suffice later."""
     drop_goal: float = 0.0
     """Share of training samples whose goal image is hidden (goal only), so that instructions alone suffice later."""
-    image_size: int = 64
-    """Height and width of the images; others are resized (antialiased, the aspect is not kept)."""
+    image_size: int | None = None
+    """Height and width of the images; others are resized (antialiased, the aspect is not kept). None: as the model sees
+    them (64 where there is none)."""
     batch_size: int = 8
     """Samples per batch, over all hosts together."""
     augment: bool = True
@@ -51,10 +53,15 @@ class DataConfig:
     """Of actions and proprio. mean_std: to mean 0 and std 1; bounds: percentiles 1, 99 to -1, 1; bounds_clipped: the
     same, and what lies beyond is moved to -1 or 1, as OpenVLA does, in training and by the policy."""
 
+    @property
+    def pixels(self) -> int:
+        """`image_size`, where None stands for the size that the shipped model sees."""
+        return SHIPPED_PIXELS if self.image_size is None else self.image_size
+
     def __post_init__(self) -> None:
         """Refuses sizes below one and unknown names."""
         for name in ("chunk", "window", "image_size", "batch_size", "shuffle_buffer", "streams"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; give a number of at least 1.")
         drops = self.drop_instruction, self.drop_goal
         if not (min(drops) >= 0 and sum(drops) <= 1) or (sum(drops) > 0 and not self.goal):

@@ -109,6 +109,7 @@ class LanguageConfig:
       rope_theta: base of the rotary wavelengths.
       norm_eps: of the RMS norms.
       tied: the output head is the token embedding; otherwise it has a matrix of its own (Llama-2).
+      of_depth: blocks of the published model, of which these are the first; None: as many.
     """
 
     vocabulary: int
@@ -121,6 +122,7 @@ class LanguageConfig:
     rope_theta: float
     norm_eps: float
     tied: bool = True
+    of_depth: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses sizes that do not fit each other."""
@@ -128,6 +130,10 @@ class LanguageConfig:
             raise ValueError(f"model: language width {self.width} / heads {self.heads} is not an even integer.")
         if self.heads % self.kv_heads:
             raise ValueError(f"model: language heads {self.heads} is not a multiple of kv_heads {self.kv_heads}.")
+        if self.of_depth is not None and not 0 < self.depth <= self.of_depth:
+            raise ValueError(
+                f"model: the first {self.depth} of {self.of_depth} language blocks; give 1 to all of them."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,12 @@ def model_config(name: str, head: heads.HeadKind | None = None) -> VLAConfig:
 
 def model_shapes(name: str, head: heads.HeadKind | None = None) -> Tree:
     """The parameters of a `model_config` as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(functools.partial(random_params, VLA(model_config(name, head)), 1), jax.random.key(0))
+    return shapes_of(model_config(name, head))
+
+
+def shapes_of(config: VLAConfig) -> Tree:
+    """The parameters of a model as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(functools.partial(random_params, VLA(config), 1), jax.random.key(0))
 
 
 def random_params(model: VLA, window: int, key: jax.Array) -> Tree:

@@ -1,4 +1,4 @@
-"""The named models: `--model tiny`, `small`, `tiny_clip`, `mini`, `openvla`, `octo_small`."""
+"""The named models: `--model tiny`, `small`, `tiny_clip`, `nano`, `nano_8`, `mini`, `openvla`, `octo_small`."""
 
 import dataclasses
 
@@ -82,6 +82,20 @@ LLAMA2_7B = LanguageConfig(
     norm_eps=1e-5,
     tied=False,
 )
+# facebook/dinov2-small (arXiv 2304.07193), without registers.
+DINOV2_S = dataclasses.replace(DINOV2_L, width=384, depth=12, heads=6, mlp=1536, registers=0)
+# HuggingFaceTB/SmolLM2-135M (arXiv 2502.02737).
+SMOLLM2_135M = LanguageConfig(
+    vocabulary=49_152,
+    width=576,
+    depth=30,
+    heads=9,
+    kv_heads=3,
+    mlp=1536,
+    qkv_bias=False,
+    rope_theta=100_000.0,
+    norm_eps=1e-5,
+)
 # google-t5/t5-base (arXiv 1910.10683), encoder.
 T5_BASE = T5Config(vocabulary=32_128, width=768, depth=12, heads=12, mlp=3072)
 
@@ -124,6 +138,18 @@ def _own(width: int, depth: int, heads: int, image_size: int, lr: float) -> VLAC
     )
 
 
+NANO = VLAConfig(
+    dinov2=DINOV2_S,
+    language=SMOLLM2_135M,
+    image_size=112,
+    instruction_length=40,
+    action_dim=4,
+    proprio_dim=4,
+    chunk=8,
+    head=L1Config(hidden=576),
+    prompt=PROMPT,
+    lr=5e-5,
+)
 TINY = _own(width=64, depth=4, heads=2, image_size=64, lr=1e-3)
 
 CONFIGS: dict[str, VLAConfig] = {
@@ -133,6 +159,9 @@ CONFIGS: dict[str, VLAConfig] = {
     "small": _own(width=256, depth=6, heads=4, image_size=128, lr=3e-4),
     # `tiny` with one tower of CLIP's kind, of as many blocks as its two have.
     "tiny_clip": dataclasses.replace(TINY, dinov2=None, siglip=None, clip=_tower(CLIP_L, 64, 8, 2)),
+    # Published backbones that two cores can fine-tune, for benchmarks/real_backbones; nothing pretrained joins them.
+    "nano": NANO,
+    "nano_8": dataclasses.replace(NANO, language=dataclasses.replace(SMOLLM2_135M, depth=8, of_depth=30)),
     # MiniVLA: Prismatic with Qwen2.5-0.5B. Its rate and OpenVLA's are those of the paper.
     "mini": VLAConfig(
         dinov2=DINOV2_L,

@@ -36,10 +36,19 @@ def load_tokenizer(spec: str, length: int, prompt: str, vocabulary: int) -> Toke
         _check_vocabulary(spec, VOCABULARY, vocabulary)
         return functools.partial(_bytes, length, prompt, warn)
     published = _open(spec)
-    _check_vocabulary(spec, published.get_vocab_size(), vocabulary)
+    _check_vocabulary(spec, _rows(published), vocabulary)
     published.enable_truncation(length)
     published.no_padding()
     return functools.partial(_encode, published, length, prompt, warn)
+
+
+def vocabulary_of(spec: str) -> int:
+    """Rows of an embedding that a tokenizer.json, or a shipped one, needs.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such file; it is damaged.
+    """
+    return _rows(_open(spec))
 
 
 class Words(NamedTuple):
@@ -114,6 +123,11 @@ def _open(spec: str) -> Any:
         return Tokenizer.from_str(file.read_text())
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{spec} is no tokenizer.json, or damaged ({error}).") from None
+
+
+def _rows(published: Any) -> int:
+    """Up to the last token: an added one may leave a gap before it."""
+    return 1 + max(published.get_vocab().values(), default=-1)
 
 
 def _check_vocabulary(spec: str, size: int, vocabulary: int) -> None:

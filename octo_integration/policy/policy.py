@@ -26,7 +26,7 @@ class Policy:
     """Acts as a run learnt to, for `evaluate.rollout` or a robot; `looks_back` is how many moments it looks back.
 
     An observation is of one moment and not normalised: {"image_<camera>": uint8[H, W, 3], upright, "proprio": f32[P] in
-    the data set's units, "goal": uint8[H, W, 3] (data.goal)}. Images of another size than data.image_size are resized
+    the data set's units, "goal": uint8[H, W, 3] (data.goal)}. Images of another size than the model's are resized
     as in training: Lanczos with antialiasing, the aspect is not kept. What an observation lacks is marked as missing,
     and so is an image of a single colour, as in training.
     """
@@ -39,7 +39,8 @@ class Policy:
         """
         data, statistics = trained.config.data, trained.built.statistics.of(dataset)
         self._trained, self._statistics = trained, statistics
-        image = (data.image_size, data.image_size, 3)
+        size = trained.built.model.config.image_size
+        image = (size, size, 3)
         self._shapes = {f"image_{camera}": image for camera in data.cameras}
         self._shapes |= {"proprio": statistics.proprio.mean.shape} | ({"goal": image} if data.goal else {})
         self.looks_back = data.window - 1

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from octo_integration.pretrain.probes import ROWS, Probes, probe
 from octo_integration.pretrain.text import KINDS, bags_of_words, dialogues, texts
 from octo_integration.processes import claim, flags
 from octo_integration.processes.interrupts import Request, interrupts
+from octo_integration.state.described import beside
 from octo_integration.weights.imported import TOKENIZER
 from octo_integration.weights.store import load_params, save_params
 
@@ -367,6 +369,8 @@ def _publish(out: Path, config: PretrainConfig, params: Tree, probes: dict[str, 
     del made_by["out"]
     pretrained = {name: params[name] for name in PRETRAINED if name in params}
     save_params(path, pretrained, {"made_by": json.dumps(made_by)}, dtype=jnp.bfloat16)
+    if (own := out / TOKENIZER).is_file():
+        shutil.copyfile(own, beside(path, TOKENIZER))
     write_json(path.with_suffix(".json"), {"pretrain": made_by, "probes": probes})
     return path
 

@@ -8,7 +8,7 @@ import optax
 
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
-from octo_integration.model.named import model_config
+from octo_integration.state.described import model_of
 from octo_integration.state.methods.common import Hold
 
 Tree = Any
@@ -27,7 +27,7 @@ def peak_rate(config: FinetuneConfig) -> float:
     Raises:
       ValueError: no such model; names those that there are.
     """
-    return model_config(config.model).lr if config.optimizer.lr is None else config.optimizer.lr
+    return model_of(config).lr if config.optimizer.lr is None else config.optimizer.lr
 
 
 def learning_rate(config: FinetuneConfig) -> optax.Schedule:

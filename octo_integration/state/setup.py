@@ -15,11 +15,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import maps_optax as mx
 from octo_integration.config import FinetuneConfig
 from octo_integration.data import MixtureStatistics, Statistics
-from octo_integration.model.config import FRESH
-from octo_integration.model.named import model_config, random_params
+from octo_integration.model.config import FRESH, VLAConfig
+from octo_integration.model.named import random_params
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.state import lora
+from octo_integration.state.described import beside, check_computation, model_of
 from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
 from octo_integration.weights.store import check_params, load_params
 
@@ -53,19 +54,19 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
     """The model that `config` names, with the input and output sizes of its data set.
 
     Args:
-      run: directory of a run, whose tokenizer.json is then used; default: that of `config.weights`.
+      run: directory of a run, whose model.json and tokenizer.json are then used; default: those of `config.weights`.
 
     Raises:
       ValueError: no such model; names those that there are.
     """
-    named = model_config(config.model, config.head)
+    named = model_of(config, run)
     vla = dataclasses.replace(
         named,
         action_dim=statistics.action_dim,
         proprio_dim=statistics.proprio_dim,
         chunk=config.data.chunk,
         instruction_length=config.instruction_length or named.instruction_length,
-        image_size=config.data.image_size,
+        image_size=config.data.image_size or named.image_size,
         cameras=config.data.cameras,
         goal=config.data.goal,
         dtype=config.compute_dtype,
@@ -81,8 +82,8 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
 
 
 def find_tokenizer(config: FinetuneConfig) -> Path | None:
-    """The tokenizer.json that came with imported weights, or None."""
-    path = None if config.weights is None else Path(config.weights) / TOKENIZER
+    """The tokenizer.json that came with weights, or None."""
+    path = None if config.weights is None else beside(Path(config.weights), TOKENIZER)
     return path if path is not None and path.is_file() else None
 
 
@@ -114,16 +115,24 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
     return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
 
 
-def check_weights(config: FinetuneConfig, like: Tree) -> None:
-    """`initial_params` without reading a tensor: are pretrained modules there, with the names and shapes of `like`?
+def check_weights(config: FinetuneConfig, model: VLAConfig, like: Tree) -> None:
+    """`initial_params` without reading a tensor: are pretrained modules there, with the names and shapes of `like`,
+    and of what `model` computes?
 
     Raises:
       FileNotFoundError, ValueError: they are not.
     """
     if config.weights is None:
         return
+    check_computation(config, model)
     if (Path(config.weights) / PROVENANCE).is_file():
-        check_imported(Path(config.weights), lora.base(like))
+        record, _ = check_imported(Path(config.weights), lora.base(like))
+        reads = {"language", "t5"} & set(record["modules"])
+        if reads and model.tokenizer == "bytes" and find_tokenizer(config) is None:
+            raise ValueError(
+                f"weights {config.weights} have a language model, but no {TOKENIZER} beside them, and bytes are not "
+                "its words; put it there, or import them again from a directory that has it."
+            )
         return
     with _weights_file(config.weights) as path:
         check_params(path, lora.base(like), fresh=FRESH)

@@ -1,7 +1,9 @@
 """From a config to all that a run works with. What is behind it knows the parts, not the config."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 
 from octo_integration import data
+from octo_integration.common.memory import check_memory
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.statistics import cache_directory
 from octo_integration.policy.predict import Predict, make_predict
@@ -92,12 +95,13 @@ def assemble(config: FinetuneConfig) -> Job:
     hold = holding(config, built.layers, shapes)
     tx = make_optimizer(config, hold)
     like = abstract_state(shapes, tx, mesh, config.mesh.min_size, hold.anchor_memory)
+    check_state_memory(like, mesh)
     placed = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.sharding), shapes, like.model
     )
     merge = functools.partial(lora.merge_lora, lora=config.lora)
     return Job(
-        name=f"{config.model} {config.maps.method}",
+        name=f"{config.model or Path(str(config.weights)).stem} {config.maps.method}",
         built=built,
         hold=hold,
         like=like,
@@ -119,6 +123,24 @@ def assemble(config: FinetuneConfig) -> Job:
         ),
         patience=config.max_skips if config.nan_policy == "skip" else 0,
     )
+
+
+def check_state_memory(like: TrainState, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a state that the host's memory cannot hold, with a gradient of what is trained and the copy of θ0 for the
+    drift; a device has its own memory.
+
+    Raises:
+      ValueError: there is too little; says how much.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return
+    here = len(mesh.local_devices)
+
+    def size(tree: Tree) -> int:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) * here
+
+    needed = size(like) + (1 if like.frozen else 2) * size(like.params)
+    check_memory(needed, "training this model", "give --lora.rank 16, or a smaller model")
 
 
 def _split(config: data.DataConfig, statistics: data.Statistics | data.MixtureStatistics, name: str) -> Split:

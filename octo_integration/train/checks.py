@@ -32,7 +32,7 @@ def check(config: FinetuneConfig, hosts: int = 1) -> None:
     shapes = abstract_params(config, built)
     tx = make_optimizer(config, holding(config, built.layers, shapes))
     jax.eval_shape(tx.init, lora.split(shapes)[0])
-    check_weights(config, shapes)
+    check_weights(config, built.model.config, shapes)
 
     from octo_integration.data.sources import check_sources  # tensorflow, which takes seconds to import
 

@@ -4,23 +4,30 @@ import dataclasses
 from pathlib import Path
 
 from octo_integration.config import FinetuneConfig, read_config
+from octo_integration.state.described import model_of, name_of
 from octo_integration.state.optimizer import peak_rate
 
 
 def of_run(config: FinetuneConfig, out: Path) -> FinetuneConfig:
     """What `config` leaves open is as in the run that `out` holds.
 
-    Without one, the learning rate is the model's and warmup a share of the steps.
+    Without one, model, learning rate and size of the images are those of the weights' model, and warmup is a share of
+    the steps.
 
     Raises:
       ValueError: config.json is not ours; there is no such model.
     """
     before = read_config(out) if (out / "config.json").exists() else config
+    config = dataclasses.replace(config, model=before.model if config.model is None else config.model)
+    config = dataclasses.replace(config, model=name_of(config, out))
+    pixels = before.data.image_size if config.data.image_size is None else config.data.image_size
+    pixels = model_of(config, out).image_size if pixels is None else pixels
     optimizer, splits = config.optimizer, config.eval_splits
     lr = peak_rate(before) if optimizer.lr is None else optimizer.lr
     warmup = before.optimizer.warmup_steps if optimizer.warmup is None else optimizer.warmup
     return dataclasses.replace(
         config,
+        data=dataclasses.replace(config.data, image_size=pixels),
         optimizer=dataclasses.replace(optimizer, lr=lr, warmup=warmup),
         eval_splits=before.eval_splits if splits is None else splits,
     )

@@ -2,12 +2,14 @@
 
 import itertools
 import time
+from pathlib import Path
 
 import jax
 
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
 from octo_integration.data.profile import profile_input
+from octo_integration.train import defaults
 from octo_integration.train.assemble import assemble
 
 STEPS = 5
@@ -20,7 +22,7 @@ def profile(config: FinetuneConfig) -> str:
       FileNotFoundError, ValueError: as `train.loop.finetune`.
     """
     refuse_schemes(config)
-    job = assemble(config)
+    job = assemble(defaults.of_run(config, Path(config.out)))
     state = job.init(job.theta0())
     host = list(itertools.islice(job.read(0), 2))
     start = time.perf_counter()

@@ -9,7 +9,9 @@ from octo_integration.common import files
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
 from octo_integration.data import MixtureStatistics, Statistics
 from octo_integration.processes import flags
+from octo_integration.state.described import MODEL, described, read_model, record
 from octo_integration.state.setup import find_tokenizer
+from octo_integration.weights.imported import TOKENIZER
 
 # Fields that may differ from those the run was started with; all others would make it another run.
 MAY_CHANGE = (
@@ -46,14 +48,24 @@ def check_same_run(out: Path, config: FinetuneConfig) -> list[str]:
                 "value."
             )
         notes.append(f"note: {name} was {before!r}, goes on with {now!r}")
+    now_described = described(config)
+    if config.model is None and now_described is not None and (out / MODEL).is_file():
+        changed = differences(read_model(out / MODEL), read_model(now_described))
+        if changed:
+            name, before, now = changed[0]
+            raise ValueError(f"{out} holds a run of a model with {name}={before!r}, {now_described} has {now!r}.")
     return notes
 
 
 def describe_run(out: Path, config: FinetuneConfig, statistics: Statistics | MixtureStatistics) -> None:
-    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json."""
+    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json, and
+    model.json where no name says the model.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
     files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
+    if config.model is None and (model := described(config, out)) is not None:
+        files.write_json(out / MODEL, record(read_model(model)))
     if (tokenizer := find_tokenizer(config)) is not None:
-        with files.replacing(out / tokenizer.name) as temporary:
+        with files.replacing(out / TOKENIZER) as temporary:
             shutil.copyfile(tokenizer, temporary)
     files.write_json(out / "statistics.json", json.loads(statistics.to_json()))

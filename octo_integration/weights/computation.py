@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 ROUNDED = 1e-6  # relative, of a number that went through float32
 
 # Of our configurations -> as transformers calls it; other names of the same function.
-GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
+GELU: Mapping[str, str] = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
 SAME_FUNCTION = {
     "gelu_python": "gelu",
     **dict.fromkeys(("gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_tanh"), "gelu_pytorch_tanh"),
@@ -112,12 +112,8 @@ def _parts(
             yield main, "text_config.", text, _stated(FAMILIES.get(str(text.get("model_type")), _LANGUAGE))
         yield main, "", config, _PRISMATIC.get(module, ())
         return
-    kind = config.get("model_type")
-    if kind in NESTED:  # the vision tower of a whole model; the first of these objects alone decides
-        inside = next((name for name in NESTED[kind] if config.get(name) is not None), NESTED[kind][0])
-        yield main, f"{inside}.", _object(config, inside), FAMILIES[kind]
-    elif kind is not None:
-        yield main, "", config, FAMILIES[kind]
+    if config.get("model_type") is not None:
+        yield main, *family(config)
     elif "architecture" in config:
         yield main, "", config, _TIMM
     else:  # of no family, so without its defaults
@@ -126,6 +122,31 @@ def _parts(
         before, within = (configs.get(file, {}) for file in processors)
         yield processors[0], "", before, _PIXELS
         yield processors[1], "image_processor.", _object(within, "image_processor"), _PIXELS
+
+
+def family(config: Config) -> tuple[str, Config, tuple[Field, ...]]:
+    """Of a config.json with a model_type of MODEL_TYPES: where in it, what stands there, what it decides."""
+    kind = config["model_type"]
+    if kind not in NESTED:
+        return "", config, FAMILIES[kind]
+    # The vision tower of a whole model; the first of these objects alone decides.
+    inside = next((name for name in NESTED[kind] if config.get(name) is not None), NESTED[kind][0])
+    return f"{inside}.", _object(config, inside), FAMILIES[kind]
+
+
+def said(name: str, values: Config, fields: tuple[Field, ...]) -> Any:
+    """What a config.json says of a field, in whichever spelling and as the number it stands for, or its default."""
+    field = next(field for field in fields if name in field.names)
+    told = next((value for spelling in field.names if (value := _find(values, spelling)) is not None), None)
+    if told is None:
+        told = field.default(values) if callable(field.default) else field.default
+    return field.means(told)
+
+
+def pixels(name: str, configs: Mapping[str, Config]) -> Any:
+    """What the files of a preprocessor say of a field of the images; None: nothing."""
+    before, within = (configs.get(file, {}) for file in CONFIGS[1:])
+    return _find(before, name) or _find(_object(within, "image_processor"), name)
 
 
 def _stated(fields: tuple[Field, ...]) -> tuple[Field, ...]:
@@ -210,7 +231,7 @@ _REGISTERS = Field(("num_register_tokens",), lambda ours: ours.registers, 4)
 _MLP = Field(("intermediate_size",), lambda ours: ours.mlp, 3072)
 _LANGUAGE = (
     Field(("hidden_size",), lambda ours: ours.width, 4096),
-    Field(("num_hidden_layers",), lambda ours: ours.depth, 32),
+    Field(("num_hidden_layers",), lambda ours: ours.of_depth or ours.depth, 32),
     Field(("num_attention_heads",), lambda ours: ours.heads, 32),
     Field(("head_dim",), lambda ours: ours.width // ours.heads),
     Field(_ACTIVATION, lambda ours: "silu", "silu", _function),

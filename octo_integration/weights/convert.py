@@ -45,13 +45,20 @@ class Plan:
     copies: Mapping[str, str]
 
 
-def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None = None) -> Plan:
+def plan(
+    module: str,
+    shapes: Shapes,
+    checkpoint: Checkpoint,
+    prefix: str | None = None,
+    unread: Mapping[str, str] = {},
+) -> Plan:
     """Finds every leaf of a module in a checkpoint, without reading a tensor.
 
     Args:
       module: key of FORMATS.
       shapes: path within the module -> shape of our leaf.
       prefix: of the module's tensors in a checkpoint that has others too; None: found, and no other may be there.
+      unread: pattern of tensor names that this model needs not -> why, beside those that no model needs.
 
     Raises:
       ValueError: tensors are missing, left over, of another shape, or hold no floats; names them all.
@@ -66,7 +73,11 @@ def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None
         for name, leaf in layout.copies.items()
         if leaf in rules and prefix_found + name in mine - set(wanted)
     }
-    ignored = {name: why for name in mine - set(wanted) if (why := _reason(name[len(prefix_found) :], layout.ignored))}
+    ignored = {
+        name: why
+        for name in mine - set(wanted)
+        if (why := _reason(name[len(prefix_found) :], {**layout.ignored, **unread}))
+    }
     ignored |= {name: why for name in others if (why := _reason(name, OUTSIDE))}
     problems = {
         "missing": [*(leaf for leaf in shapes if leaf not in rules), *(n for n in wanted if n not in mine)],
@@ -86,6 +97,16 @@ def plan(module: str, shapes: Shapes, checkpoint: Checkpoint, prefix: str | None
         told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise ValueError(f"{checkpoint.directory} does not fit {module} of the model ({layout.name} names): {told}.")
     return Plan(module, layout, prefix_found, shapes, rules, ignored, copies)
+
+
+def as_published(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """The same, with positions of as many patches as the checkpoint has, so that nothing is resampled."""
+    rule = plan.rules.get("pos_embed")
+    if rule is None:
+        return plan
+    rows = _patch_rows(checkpoint.tensors[plan.prefix + rule.source].shape)
+    width = plan.shapes[rule.leaf][-1]
+    return dataclasses.replace(plan, shapes={**plan.shapes, rule.leaf: (rows, width)})
 
 
 def load(plan: Plan, checkpoint: Checkpoint) -> Leaves:

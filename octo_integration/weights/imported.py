@@ -2,6 +2,7 @@
 
 weights/mini/params/          Orbax, one array per leaf, restored straight onto a mesh
 weights/mini/provenance.json  model, source files with sizes and hashes, names, fingerprint of every leaf
+weights/mini/model.json        the configuration (state/described.py)
 weights/mini/tokenizer.json   if the language model's (or T5's) directory has one
 """
 
@@ -9,6 +10,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,14 +25,19 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import maps_optax as mx
+from octo_integration.common.memory import check_memory
 from octo_integration.model.config import TOWERS, VLAConfig
 from octo_integration.weights.computation import check_computation, check_names, check_tied
-from octo_integration.weights.convert import load, plan, unload
+from octo_integration.weights.convert import Plan, as_published, load, plan, unload
 from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
 from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC, PRISMATIC_TRAINED
+from octo_integration.weights.positions import resample
 
 Tree = Any
 IN_FLIGHT = 0.1  # of the model
+PEAK = 1.3  # models, in memory at once
+POSITIONS = "pos_embed"
+NO_SOURCE = "import: no source; give --dinov2, --siglip, ... or --prismatic a directory of safetensors."
 PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
 
 
@@ -47,11 +54,12 @@ def import_weights(
     sources: Mapping[str, Path],
     out: Path,
     prismatic: Path | None = None,
+    files: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Reads published checkpoints into an Orbax checkpoint, whole or not at all.
 
-    Names, shapes and what config.json says are checked before the first tensor is read. Besides the leaves one tensor
-    is in memory at a time.
+    Names, shapes, what config.json says and the memory are checked before the first tensor is read. Besides the leaves
+    one tensor is in memory at a time. Positions are kept as published: `restore` resamples them.
 
     Args:
       model: name of the configuration, for the record.
@@ -60,6 +68,7 @@ def import_weights(
       sources: module -> directory of safetensors.
       out: the directory to make.
       prismatic: directory of a whole Prismatic checkpoint (MiniVLA, OpenVLA), in place of `sources`.
+      files: name -> JSON that is written beside the weights.
 
     Returns:
       The provenance; its "fresh" names the modules of the model without a source.
@@ -67,13 +76,13 @@ def import_weights(
     Raises:
       FileExistsError, FileNotFoundError: `out` is there already; a source is not.
       ValueError: a source is damaged, is of another model or computed in another way, or its tensors are not those of
-        the model, or not finite.
+        the model, or not finite; or there is too little memory.
       OSError: `out` could not be written; nothing of it is left.
     """
     check_new(out)
-    opened = _open(sources, prismatic)
+    opened = open_sources(sources, prismatic)
     if not opened:
-        raise ValueError("import: no source; give --dinov2, --siglip, ... or --prismatic a directory of safetensors.")
+        raise ValueError(NO_SOURCE)
     for module in opened:
         if module not in shapes:
             raise ValueError(f"import: model {model!r} has no {module}; it has {', '.join(shapes)}.")
@@ -82,13 +91,16 @@ def import_weights(
         if module != "bridge":
             check_computation(module, getattr(config, module), checkpoint, prismatic is not None)
         wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(shapes[module]).items()}
-        plans[module] = plan(module, wanted, checkpoint, prefix)
+        unread = _left_out(config) if module == "language" else {}
+        plans[module] = as_published(plan(module, wanted, checkpoint, prefix, unread), checkpoint)
         if module in TOWERS:
             check_names(getattr(config, module), plans[module], checkpoint)
     if prismatic is not None:
         _check_prismatic(opened)
     if "language" in plans:
         check_tied(plans["language"], opened["language"][0], prismatic is not None)
+    size = 4 * sum(math.prod(shape) for planned in plans.values() for shape in planned.shapes.values())
+    check_memory(PEAK * size, f"the import of {model}", "stop what else runs, or take a smaller model")
     params: Tree = {}
     host = jax.devices("cpu")[0]
     for module in tqdm(plans, desc=f"import {model}", unit="module"):
@@ -107,6 +119,8 @@ def import_weights(
     with _written_whole(out) as temporary:
         _save(temporary / PARAMS, params)
         (temporary / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
+        for name, values in files.items():
+            (temporary / name).write_text(json.dumps(values, indent=1) + "\n")
         for module in ("language", "t5"):
             if module in opened and (found := opened[module][0].directory / TOKENIZER).is_file():
                 shutil.copyfile(found, temporary / TOKENIZER)
@@ -131,19 +145,31 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 
 
 def check_imported(directory: Path, like: Tree) -> tuple[dict[str, Any], Tree]:
-    """The provenance of imported weights, and the part of `like` that they have, whose shapes are found to be theirs.
+    """The provenance of imported weights, and the part of `like` that they have, whose shapes are found to be theirs
+    but for positions, which can be resampled.
 
     Raises:
       FileNotFoundError, ValueError: no weights there, or of another model.
     """
     record = read_provenance(directory)
     wanted = {module: like[module] for module in record["modules"] if module in like}
-    _check_shapes(directory, record, wanted)
+    _check_shapes(directory, record, wanted, stored_shapes(directory))
     return record, wanted
 
 
+def stored_shapes(directory: Path) -> Tree:
+    """Imported modules as `jax.ShapeDtypeStruct`s, as they are on disk: `restore` of these resamples nothing.
+
+    Raises:
+      ValueError: they cannot be read.
+    """
+    with _quiet(), _readable(directory), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata((directory / PARAMS).absolute()).item_metadata.tree
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+
+
 def restore(directory: Path, like: Tree) -> Tree:
-    """Imported modules, straight to where `like` says.
+    """Imported modules, straight to where `like` says; positions for another image size resampled as their family does.
 
     Args:
       like: parameters as `jax.ShapeDtypeStruct`s with shardings (or without: the first device).
@@ -152,27 +178,30 @@ def restore(directory: Path, like: Tree) -> Tree:
       FileNotFoundError, ValueError: no weights there; of another model; not what was imported (fingerprints differ).
     """
     record, wanted = check_imported(directory, like)
+    stored = flatten_dict(stored_shapes(directory))
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or local),
-        wanted,
+    other = {path: leaf for path, leaf in flatten_dict(wanted).items() if leaf.shape != stored[path].shape}
+    placed = unflatten_dict(
+        {
+            path: jax.ShapeDtypeStruct(stored[path].shape, leaf.dtype, sharding=_where(leaf, local, path in other))
+            for path, leaf in flatten_dict(wanted).items()
+        }
     )
     arguments = ocp.args.PyTreeRestore(
         item=placed,
         restore_args=ocp.checkpoint_utils.construct_restore_args(placed),
         partial_restore=True,
     )
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        try:
-            params = checkpointer.restore((directory / PARAMS).absolute(), args=arguments)
-        except Exception as error:  # Orbax and its storage library raise whatever theirs raise
-            text = " ".join(str(error).split())[:200]
-            raise ValueError(f"weights {directory} cannot be read ({text}); import them again.") from None
+    with _quiet(), _readable(directory), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        params = checkpointer.restore((directory / PARAMS).absolute(), args=arguments)
     found = fingerprints(params)
     wrong = [name for name, code in found.items() if code != record["fingerprints"][name]]
     if wrong:
         raise ValueError(f"weights {directory}: {wrong[0]} is not what was imported; import them again.")
-    return params
+    if not other:
+        return params
+    resized = {path: _resized(params, path, leaf, record, local) for path, leaf in other.items()}
+    return unflatten_dict({**flatten_dict(params), **resized})
 
 
 def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[Path]:
@@ -228,7 +257,12 @@ def _table(value: np.ndarray, shape: list[int]) -> bool:
     return bool(value.size != np.prod(shape))
 
 
-def _open(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tuple[Checkpoint, str | None]]:
+def open_sources(sources: Mapping[str, Path], prismatic: Path | None) -> dict[str, tuple[Checkpoint, str | None]]:
+    """Module -> its checkpoint, whose headers are read, and the prefix of its tensors where it is known.
+
+    Raises:
+      FileNotFoundError, ValueError: a source is not there, damaged, or holds another kind of model.
+    """
     if prismatic is not None:
         whole = open_checkpoint(prismatic)
         trained = any(name.startswith(PRISMATIC_TRAINED["language"]) for name in whole.tensors)
@@ -253,7 +287,7 @@ def _check_prismatic(opened: Mapping[str, tuple[Checkpoint, str | None]]) -> Non
         raise ValueError(f"{checkpoint.directory} does not fit a Prismatic model: unused: {', '.join(unused)}.")
 
 
-def _record(plan: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+def _record(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
     used = {plan.prefix + rule.source.format(i=i) for rule in plan.rules.values() for i in range(_depth(plan, rule))}
     table = plan.rules.get("pos_embed")
     rows = checkpoint.tensors[plan.prefix + table.source].shape[-2] if table else 0
@@ -262,6 +296,7 @@ def _record(plan: Any, checkpoint: Checkpoint) -> dict[str, Any]:
         "format": plan.format.name,
         "prefix": plan.prefix,
         "class_positions": rows - int(rows**0.5) ** 2,
+        "patches": int(rows**0.5) ** 2,
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files],
         "ignored": dict(sorted(plan.ignored.items())),
         "copies": dict(plan.copies),
@@ -273,17 +308,46 @@ def _depth(plan: Any, rule: Any) -> int:
     return plan.shapes[rule.leaf][0] if "{i}" in rule.source else 1
 
 
-def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree) -> None:
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata((directory / PARAMS).absolute()).item_metadata.tree
-    have = {"/".join(path): tuple(leaf.shape) for path, leaf in flatten_dict(saved).items()}
+def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree, stored: Tree) -> None:
+    have = {"/".join(path): tuple(leaf.shape) for path, leaf in flatten_dict(stored).items()}
     for path, leaf in flatten_dict(wanted).items():
         name = "/".join(path)
-        if have.get(name) != leaf.shape:
+        shape = have.get(name, ())
+        squares = path[-1] == POSITIONS and all(
+            len(s) == 2 and math.isqrt(s[0]) ** 2 == s[0] for s in (shape, leaf.shape)
+        )
+        if shape != leaf.shape and not (squares and shape[-1] == leaf.shape[-1]):
             raise ValueError(
-                f"weights {directory} are of {record['model']}: {name} is {list(have.get(name, ()))}, the model has "
-                f"{list(leaf.shape)}; give --model {record['model']}, and --data.image-size as it was imported."
+                f"weights {directory} are of {record['model']}: {name} is {list(shape)}, the model has "
+                f"{list(leaf.shape)}; give --model {record['model']}, or leave --model out."
             )
+
+
+def _where(leaf: Any, local: jax.sharding.Sharding, whole: bool) -> jax.sharding.Sharding:
+    """Of a leaf, or of one like it that every device has whole."""
+    own = getattr(leaf, "sharding", None) or local
+    if whole and isinstance(own, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(own.mesh, jax.sharding.PartitionSpec())
+    return own
+
+
+def _resized(params: Tree, path: tuple[str, ...], leaf: Any, record: Mapping[str, Any], local: Any) -> jax.Array:
+    """Positions for as many patches as `leaf` has, where it has them."""
+    module, *inside = path
+    table = params[module]
+    for name in inside:
+        table = table[name]
+    layout = next(f for f in FORMATS[module] if f.name == record["modules"][module]["format"])
+    values = resample(np.asarray(table.addressable_data(0)), leaf.shape[0], layout.antialias).astype(leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, _where(leaf, local, False), lambda part: values[part])
+
+
+def _left_out(config: VLAConfig) -> dict[str, str]:
+    """Names of the tensors of a language model whose first blocks alone are used."""
+    language = config.language
+    unread = range(language.depth, language.of_depth or language.depth)
+    why = f"only the first {language.depth} of {language.of_depth} blocks are used"
+    return {rf"(model\.)?layers\.({'|'.join(map(str, unread))})\..*": why} if unread else {}
 
 
 def _save(path: Path, params: Tree) -> None:
@@ -305,6 +369,15 @@ def _written_whole(out: Path) -> Iterator[Path]:
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and its storage library raise whatever theirs raise
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights {directory} cannot be read ({text}); import them again.") from None
 
 
 @contextlib.contextmanager

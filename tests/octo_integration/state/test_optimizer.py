@@ -14,6 +14,7 @@ def test_learning_rate_warms_up_and_decays():
 
 
 RATES = {"tiny": 1e-3, "tiny_clip": 1e-3, "small": 3e-4, "mini": 5e-5, "openvla": 5e-5, "octo_small": 3e-4}
+RATES |= {"nano": 5e-5, "nano_8": 5e-5}
 
 
 @pytest.mark.parametrize("model", RATES)
