@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maps_optax import _adapt, _anchor, _callers, _decide, _inject, _strength, _sums, _tree
+from maps_optax import _adapt, _anchor, _callers, _decide, _devices, _inject, _strength, _sums, _tree
 
 _NORMS = ("l2", "mars")
 _CRITERIA = ("auto", "gradient")
@@ -243,19 +243,24 @@ def selective_projection(
             sums = _sums.psum(sums, axis_name)
             norms = _sums.root(_sums.concatenate(sums).anchor.sum(axis=1))
         judged = [_decide.judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
-        if adapt is not None and judged:
-            adapted = _adapted(
-                adapt, _sums.concatenate(sums), _sums.concatenate(judged), norms, state, _sums.join(now), anchored, who
-            )
-            now = jnp.split(adapted, splits)
-        # A leaf's step follows from its own sums alone, which lets the compiler finish it while it lies in cache.
-        for a, layer, verdict, lam in zip(anchored, layers, judged, now):
-            steps[a.leaf] = _decide.project(layer, _decide.pull_of(verdict, lam, max_pull), steps[a.leaf].dtype)
+        together = norm == "l2" and len(sums) > 0  # one row per layer: all layers are judged at once
+        if together:
+            whole = _sums.concatenate(sums)
+            verdict = _decide.judge(whole, state.carry, count, exact, b1)
+            if adapt is not None:
+                adapted = _adapted(adapt, whole, verdict, norms, state, _sums.join(now), anchored, who)
+                now = jnp.split(adapted, splits)
+        pulls = [_decide.pull_of(own, lam, max_pull) for own, lam in zip(judged, now)]
+        # Of leaves that stack layers XLA's GPU compiler keeps a copy where all are estimated at once.
+        if together and (exact or not any(a.layers for a in anchored)):
+            pulls = _devices.split(pulls, _decide.pull_of(verdict, _sums.join(now), max_pull), splits)
+        for a, layer, pull in zip(anchored, layers, pulls):
+            steps[a.leaf] = _decide.project(layer, pull, steps[a.leaf].dtype)
         new_state = state._replace(count=count, strength=_sums.join(now))
         if anchored:
             eps = [_decide.rounding(a, flat.leaves[a.leaf], steps[a.leaf]) for a in anchored]
-            if norm == "l2":  # one row per layer: what the state keeps is computed for all layers at once
-                sums, judged, now = [_sums.concatenate(sums)], [_sums.concatenate(judged)], [_sums.join(now)]
+            if together:
+                sums, judged, now = [whole], [verdict], [_sums.join(now)]
                 before = [_decide.Before(state.drift, norms, np.concatenate(eps))]
             else:
                 vectors = jnp.split(state.drift, splits), jnp.split(norms, splits)

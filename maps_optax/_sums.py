@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maps_optax import _strength
+from maps_optax import _devices, _strength
 
 # Elements that a CPU may add one after the other in float32.
 _LONGEST_ROW = 2**13
@@ -71,7 +71,7 @@ def sums_of(layer: Layer, norm: str, with_anchor: bool) -> Sums:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _totals(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
     """Each of the terms, which have one shape, summed over `axes`."""
-    return _reduced(terms, axes)
+    return _reduced(terms, axes) if axes else terms
 
 
 @_totals.defjvp
@@ -80,13 +80,17 @@ def _(axes: tuple[int, ...], terms: Any, tangents: Any) -> Any:
     return _totals(terms[0], axes), tuple(jnp.sum(x, axis=axes) for x in tangents[0])
 
 
-@functools.partial(jax.jit, static_argnames="axes")
+@functools.partial(jax.jit, static_argnames="axes")  # so that a shape is traced once
 def _reduced(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """`_totals`; `jit`, so that a shape is traced once.
+    return tuple(_devices.by_devices(functools.partial(_reduced_on, axes), *terms))
+
+
+def _reduced_on(axes: tuple[int, ...], devices: int, *terms: jax.Array) -> tuple[jax.Array, ...]:
+    """The sums of the terms, in the way that is best for so many devices.
 
     One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
     its GPU compiler starts a kernel more per sum. GSPMD, however, would gather the partial sums of every leaf for it
-    instead of adding to the one all-reduce, so it is for a process that has no second device to share a leaf with.
+    instead of adding to the one all-reduce, so it is for arrays that lie on one device.
     """
 
     def each(*terms: jax.Array) -> tuple[jax.Array, ...]:
@@ -95,7 +99,7 @@ def _reduced(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.A
     def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
         zeros = (np.zeros((), terms[0].dtype),) * len(terms)
         rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
-        return _reduced(tuple(rows), axes[:-1])
+        return _reduced_on(axes[:-1], devices, *rows) if axes[:-1] else tuple(rows)
 
     def in_halves(*terms: jax.Array) -> tuple[jax.Array, ...]:
         """A core adds the terms of two rows in the time of one: additions to one sum wait for each other."""
@@ -105,23 +109,38 @@ def _reduced(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.A
         totals = together(*halves)
         return tuple(a + b for a, b in zip(totals[::2], totals[1::2]))
 
-    if not axes:
-        return terms
     long = terms[0].shape[axes[-1]] > _LONGEST_ROW
-    if long or jax.device_count() > 1 or not hasattr(jax.lax, "platform_dependent"):
+    if long or devices > 1 or not hasattr(jax.lax, "platform_dependent"):
         return each(*terms)
     return jax.lax.platform_dependent(*terms, cpu=in_halves, cuda=together, rocm=together, default=each)
 
 
+@jax.custom_jvp
 def crossed(x: jax.Array) -> jax.Array:
-    """`x`, summed against the identity over axis 0, the axis of stacked layers.
+    """`x`, summed against the identity over axis 0, the axis of stacked layers, as blocks of what a device may hold.
 
     Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
     statistics: on the way in, the sum becomes part of the all-reduce that they share, and on the way out a local
     slice, instead of an all-gather and a permutation per leaf.
     """
-    eye = jnp.eye(x.shape[0], dtype=bool).reshape(x.shape[:1] * 2 + (1,) * (x.ndim - 1))
-    return jnp.sum(jnp.where(eye, x[:, None], 0), axis=0)
+    return _crossed(x)
+
+
+crossed.defjvp(lambda x, tangents: (crossed(*x), *tangents))
+
+
+@jax.jit
+def _crossed(x: jax.Array) -> jax.Array:
+    return _devices.by_devices(_crossed_on, x)[0]
+
+
+def _crossed_on(devices: int, x: jax.Array) -> tuple[jax.Array]:
+    blocks = math.gcd(x.shape[0], devices)  # JAX splits an axis evenly
+    if blocks == 1:
+        return (x,)
+    apart = x.reshape(blocks, x.shape[0] // blocks, *x.shape[1:])
+    eye = np.eye(blocks, dtype=bool).reshape((blocks, blocks) + (1,) * x.ndim)
+    return (jnp.sum(jnp.where(eye, apart[:, None], 0), axis=0).reshape(x.shape),)
 
 
 def psum(sums: list[Sums], axis_name: Any) -> list[Sums]:

@@ -42,6 +42,7 @@ class Group(NamedTuple):
     dtype: str = "float32"
     devices: int = 1
     kept_heap: bool = True
+    rows: int = 0
 
 
 GROUPS: dict[str, list[Group]] = {
@@ -52,6 +53,10 @@ GROUPS: dict[str, list[Group]] = {
     ],
     "size": [Group(FEW, 20, n) for n in (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)],
     "leaves": [Group(FEW, n, 1e7) for n in (1, 10, 100, 500)],
+    "rows": [
+        Group(("adam", "uniform", "per row", "per row, mars"), 1, 64 * n, rows=n)
+        for n in (10, 100, 1_000, 10_000, 100_000)
+    ],
     "devices": [Group(FEW, 64, 64 * 512**2, devices=n) for n in (1, 2, 4, 8)],
 }
 
@@ -64,7 +69,8 @@ class Config:
     """
 
     groups: tuple[str, ...] = tuple(GROUPS)
-    """Of main, size, leaves, devices (host devices, which share the cores: their times say nothing of a pod)."""
+    """Of main, size, leaves, rows (each with a λ of its own), and devices (host devices, which share the cores: their
+    times say nothing of a pod)."""
     repeats: int = 15
     """Rounds."""
     out: Path = HERE
@@ -88,14 +94,14 @@ def main(config: Config) -> None:
         ).stdout.strip(),
     }
     write_json(file, {**about, "rows": rows})
-    print(table(rows))
+    print(table(rows), rows_table(rows), sep="\n\n")
     draw(rows, config.out / "cost.png")
 
 
 def run(group: Group, repeats: int) -> list[dict[str, Any]]:
     """The rows of a group, from a process of its own."""
     job = {"names": group.names, "leaves": group.leaves, "parameters": group.parameters, "dtype": group.dtype}
-    job |= {"devices": group.devices, "repeats": repeats}
+    job |= {"devices": group.devices, "rows": group.rows, "repeats": repeats}
     environment = {**os.environ, **(KEPT_HEAP if group.kept_heap else {})}
     if group.devices > 1:
         environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={group.devices}", "JAX_PLATFORMS": "cpu"}
@@ -120,6 +126,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             [name, *ratios, f"{kept['temporaries']:.2f}", f"{kept['state']:.2f}", f"{kept['compile_seconds']:.1f}"]
         )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def rows_table(rows: list[dict[str, Any]]) -> str:
+    """The group "rows": time of each optimizer over Adam's, by the number of rows that have a λ of their own."""
+    own = {(row["optimizer"], row["parameters"] // 64): row for row in rows if row["group"] == "rows"}
+    sizes = list(dict.fromkeys(n for _, n in own))
+    lines = [["optimizer", *(f"{n:,} rows" for n in sizes)], ["---"] * (1 + len(sizes))]
+    for name in dict.fromkeys(name for name, _ in own):
+        lines.append([name, *(f"{own[name, n]['ratio']:.2f}" for n in sizes)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -30,6 +30,11 @@ def adam() -> optax.GradientTransformation:
     return optax.adam(LEARNING_RATE)
 
 
+def rows_of(params: Any) -> Any:
+    """λ for each row of each leaf by itself, as for the entries of a vocabulary."""
+    return jax.tree_util.tree_map(lambda x: np.full(x.shape[0], STRENGTH), params)
+
+
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": adam,
     "maps": lambda: mx.chain(adam(), mx.maps(positions, STRENGTH)),
@@ -38,6 +43,8 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "maps, host anchor": lambda: mx.chain(adam(), mx.maps(positions, STRENGTH, anchor_memory_kind=HOST)),
     "uniform": lambda: mx.chain(adam(), mx.spd(STRENGTH)),
     "l2_sp": lambda: mx.chain(mx.l2_sp(1e-2), adam()),
+    "per row": lambda: mx.chain(adam(), mx.spd(rows_of)),
+    "per row, mars": lambda: mx.chain(adam(), mx.spd(rows_of, norm="mars")),
 }
 
 
@@ -45,6 +52,11 @@ def square(leaves: int, parameters: float, dtype: Any = jnp.float32) -> dict[str
     """`leaves` square matrices of about `parameters` elements in all."""
     side = max(1, round((parameters / leaves) ** 0.5))
     return {f"leaf_{i:04d}": jax.ShapeDtypeStruct((side, side), dtype) for i in range(leaves)}
+
+
+def table(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """One leaf of so many rows of 64, a vocabulary's."""
+    return {"table": jax.ShapeDtypeStruct((rows, 64), jnp.float32)}
 
 
 def qwen(layers: int = 24, *, stacked: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from octo_integration.state import sharding
 
 
 def measure(
-    names: list[str], leaves: int, parameters: float, dtype: str, devices: int, repeats: int
+    names: list[str], leaves: int, parameters: float, dtype: str, devices: int, rows: int, repeats: int
 ) -> list[dict[str, Any]]:
     """A row per optimizer: the medians over `repeats` rounds, in each of which every optimizer takes one step.
 
@@ -29,9 +29,10 @@ def measure(
       names: of `cases.OPTIMIZERS`; the first is what the others' times are divided by, round by round.
       leaves, parameters, dtype: of `cases.square`.
       devices: over which axis 0 of every leaf is split.
+      rows: of `cases.table`, which takes the place of `cases.square` where it is not 0.
       repeats: rounds.
     """
-    tree = cases.square(leaves, parameters, jnp.dtype(dtype))
+    tree = cases.table(rows) if rows else cases.square(leaves, parameters, jnp.dtype(dtype))
     mesh = jax.make_mesh((devices,), ("fsdp",), devices=jax.devices()[:devices])
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
 
@@ -66,10 +67,10 @@ def measure(
                 run[4].append(time.perf_counter() - start)
     n = cases.size(tree)
     first = runs[names[0]][4]
-    rows = []
+    found = []
     for name, (compiled, _, state, seconds, times) in runs.items():
         cost = compiled.cost_analysis() or {}
-        rows.append(
+        found.append(
             {
                 "optimizer": name,
                 "parameters": n,
@@ -82,7 +83,7 @@ def measure(
                 "collectives": hlo.collectives(compiled.as_text()),
             }
         )
-    return rows
+    return found
 
 
 def bandwidth(parameters: float, repeats: int) -> float:
