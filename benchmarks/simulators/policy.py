@@ -3,7 +3,8 @@
     python -m benchmarks.simulators.policy --out runs/libero_policy
 
 Collects, fine-tunes with MAPS and lets the policy act from recorded initial states, none of which a demonstration has
-begun from; where it was stopped, the same command goes on. Every episode is a line of `policy.jsonl`.
+begun from; where it was stopped, the same command goes on. Every episode is a line of JSON in the
+run's folder `evaluations`; `policy.jsonl` is such a file.
 """
 
 import dataclasses
@@ -15,8 +16,6 @@ from octo_integration.cli import demo_libero, evaluate
 from octo_integration.collect import collect
 from octo_integration.config import MapsConfig
 from octo_integration.train.loop import finetune
-
-RESULTS = Path(__file__).parent / "policy.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +32,6 @@ class Config:
     """Of the optimizer, eight windows each."""
     episodes: int = 20
     """Of each task, from the first recorded initial states."""
-    results: Path = RESULTS
-    """Where the lines go."""
 
 
 def main(config: Config) -> int:
@@ -55,7 +52,6 @@ def main(config: Config) -> int:
         episodes=config.episodes,
         execute=demo_libero.CHUNK,
         workers=demo_libero.WORKERS,
-        out=str(config.results),
     )
     return evaluate.run(acting)
 

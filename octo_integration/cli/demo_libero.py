@@ -6,6 +6,7 @@ maps-vla demo --simulator libero --out runs/demo
 from pathlib import Path
 
 from octo_integration.cli import evaluate
+from octo_integration.cli.following import say_next
 from octo_integration.collect import CollectConfig, collect
 from octo_integration.config import FinetuneConfig, MapsConfig, OptimizerConfig
 from octo_integration.data import DataConfig
@@ -77,4 +78,11 @@ def run(out: Path, steps: int, lambda_max: float) -> int:
     code = evaluate.run(acting)
     print(f"videos: {acting.video}")
     print("A tiny model, few demonstrations, a short run: this shows the tool, and not what MAPS can do.")
+    data = ("--data.path", demonstrations.out, "--data.standardize", "libero", "--data.cameras", "primary", "wrist")
+    sizes = ("--data.chunk", str(CHUNK), "--instruction-length", str(INSTRUCTION_LENGTH))
+    more = ("--tasks", *TASKS, "--episodes", "20", "--execute", str(CHUNK), "--workers", str(WORKERS))
+    say_next(
+        ("finetune", "--out", str(out / "longer"), *data, *sizes, "--optimizer.steps", "1500"),
+        ("evaluate", "--run", str(out / "longer"), "--simulator", "libero", *more),
+    )
     return code

@@ -21,11 +21,12 @@ def test_every_quantity_says_how_often_it_was_done() -> None:
         "control steps": 40,
         "frames": 40,  # of two cameras
         "control steps with frames": 40,
-        "failed episodes": 1,
+        "episodes": 1,
         "demonstrations": 1,
     }
-    # An episode of 20 steps is looked at where a chunk of four begins.
-    assert [looked[name] for name in list(done)[:4]] == [0, 20, 40, 5]
+    assert tuple(done) == throughput.QUANTITIES
+    # An episode of a hundred steps is looked at where a chunk of four begins.
+    assert [looked[name] for name in list(done)[:4]] == [0, 20, 40, 25]
 
 
 def test_ratios_are_of_one_round(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 signals: list[int] = []
 
 
-def test_it_goes_on_where_it_was_stopped(done: list[Any], tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was_stopped(done: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["demo", "--simulator", "libero", "--out", str(tmp_path), "--steps", "9", "--lambda-max", "2"]
     signals.append(15)
     assert commands.main(command) == 128 + 15
@@ -57,6 +57,11 @@ def test_it_goes_on_where_it_was_stopped(done: list[Any], tmp_path: Path) -> Non
     assert acting.run == first.out and acting.tasks == demonstrations.tasks
     assert acting.execute <= first.data.chunk
     check_rollout(acting.tasks, "none", Rollout("libero"), episodes=acting.episodes)
+    longer, more = (line.partition("maps-vla ")[2].split() for line in capsys.readouterr().out.splitlines()[-2:])
+    run = commands._parse("finetune", commands.COMMANDS["finetune"], longer[1:])
+    assert (run.data, run.instruction_length) == (first.data, first.instruction_length)
+    assert longer[0] == "finetune" and run.optimizer.steps > first.optimizer.steps
+    assert commands.main(more) == 0 and (done[-1].run, done[-1].tasks) == (run.out, acting.tasks)
 
 
 def test_there_are_enough_demonstrations_and_their_words_are_read_whole(caplog: pytest.LogCaptureFixture) -> None:
