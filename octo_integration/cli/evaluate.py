@@ -102,6 +102,10 @@ class Actor(NamedTuple):
 
 def run(config: Options) -> int:
     """Rolls a policy out and prints the success rates."""
+    others = ("names", "api_key_file") if config.policy is None else ("step", "dataset")
+    if strange := [name for name in others if getattr(config, name) is not None]:
+        whose = "policy server, not of a run" if config.policy is None else "run, not of a policy server"
+        raise ValueError(f"{strange[0]} is of a {whose}; leave it out.")
     world = find(config.simulator)
     tasks = chosen_tasks(world, config.suite, config.tasks)
     with contextlib.ExitStack() as stack:

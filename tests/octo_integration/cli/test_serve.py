@@ -129,6 +129,8 @@ def test_a_port_that_is_taken_is_an_error_in_a_line(run, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--policy", "ws://x", "--out", "x", "--step", "3"], "step is of a run, not of a policy server; leave it out"),
+        (["--run", "x", "--names", "x.json"], "names is of a policy server, not of a run; leave it out"),
         (["--policy", "gs://x"], "policy is 'gs://x'; give ws://host:port"),
         ([], "give --run, or --policy in its place"),
         (["--run", "x", "--policy", "ws://x"], "give --run, or --policy in its place"),
