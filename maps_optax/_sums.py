@@ -15,6 +15,8 @@ from maps_optax import _devices, _strength
 
 # Elements that a CPU may add one after the other in float32.
 _LONGEST_ROW = 2**13
+# Numbers that may be summed against an identity as they are; a TPU has a kernel more to cut them into parts.
+_FEW = 2**16
 
 
 class Sums(NamedTuple):
@@ -117,7 +119,7 @@ def _reduced_on(axes: tuple[int, ...], devices: int, *terms: jax.Array) -> tuple
 
 @jax.custom_jvp
 def crossed(x: jax.Array) -> jax.Array:
-    """`x`, summed against the identity over axis 0, the axis of stacked layers, as blocks of what a device may hold.
+    """`x`, summed against the identity over axis 0, the axis of stacked layers.
 
     Nothing but a copy to the eye. Where GSPMD splits the leaf's axis 0, it keeps that sharding from the packed
     statistics: on the way in, the sum becomes part of the all-reduce that they share, and on the way out a local
@@ -135,11 +137,13 @@ def _crossed(x: jax.Array) -> jax.Array:
 
 
 def _crossed_on(devices: int, x: jax.Array) -> tuple[jax.Array]:
-    blocks = math.gcd(x.shape[0], devices)  # JAX splits an axis evenly
-    if blocks == 1:
+    n = x.shape[0]
+    few = n * x.size <= _FEW and devices > 1
+    parts = n if few else math.gcd(n, devices)  # JAX splits an axis evenly
+    if parts <= 1:
         return (x,)
-    apart = x.reshape(blocks, x.shape[0] // blocks, *x.shape[1:])
-    eye = np.eye(blocks, dtype=bool).reshape((blocks, blocks) + (1,) * x.ndim)
+    apart = x if few else x.reshape(parts, n // parts, *x.shape[1:])
+    eye = jnp.eye(parts, dtype=bool).reshape((parts, parts) + (1,) * (apart.ndim - 1))
     return (jnp.sum(jnp.where(eye, apart[:, None], 0), axis=0).reshape(x.shape),)
 
 

@@ -104,7 +104,8 @@ def main(config: Config) -> None:
         for file in sorted(HERE.parents[1].glob(pattern)):
             digest.update(file.read_bytes())
     version = {"version": digest.hexdigest()[:12]}
-    rows = json.loads(config.out.read_text())["rows"] if config.out.exists() else []
+    known = json.loads(config.out.read_text()) if config.out.exists() else {"versions": {}, "rows": []}
+    rows = known["rows"]
     for target, tree in ROWS:
         if target not in config.targets or tree not in config.trees:
             continue
@@ -118,7 +119,7 @@ def main(config: Config) -> None:
             rows.sort(key=lambda row: ROWS.index((row["target"], row["tree"])))
             about = {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__}
             about |= {name: metadata.version(name) for name in ("libtpu", "jax-cuda12-plugin") if _installed(name)}
-            write_json(config.out, {"versions": about, "rows": rows})
+            write_json(config.out, {"versions": known["versions"] | about, "rows": rows})
     print(table(rows))
 
 

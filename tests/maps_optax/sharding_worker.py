@@ -44,8 +44,8 @@ PATTERNS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, P]]] = {
         {"blocks": P(None, "x", None), "bias": P(), **{k: P("x", None) for k in WIDE}},
     ),
     "stacked axis split": (
-        {"blocks": (8, 16, 24), **WIDE},
-        {"blocks": P("x", None, None), **{k: P("x", None) for k in WIDE}},
+        {"blocks": (8, 16, 24), "rows": (512, 4), **WIDE},
+        {"blocks": P("x", None, None), "rows": P("x", None), **{k: P("x", None) for k in WIDE}},
     ),
 }
 
@@ -57,8 +57,8 @@ def tree(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]
 
 
 def strengths(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """λ = 1.5, and a falling vector for the stacked leaf."""
-    return {k: np.linspace(2.0, 0.5, s[0]) if k == "blocks" else 1.5 for k, s in shapes.items()}
+    """λ = 1.5, and a falling vector for the stacked leaves."""
+    return {k: np.linspace(2.0, 0.5, s[0]) if k in ("blocks", "rows") else 1.5 for k, s in shapes.items()}
 
 
 def optimizer(name: str, strength: Any) -> optax.GradientTransformation:
