@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -24,4 +24,4 @@ def by_example(x: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not set(BATCH_AXES) <= set(mesh.axis_names):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
