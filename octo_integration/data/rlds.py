@@ -140,8 +140,7 @@ def first_line(error: Exception) -> str:
 
 
 def _demo() -> str:
-    assets = importlib.resources.files("octo_integration").joinpath("assets")
-    return str(assets.joinpath("metaworld_tiny", "1.0.0"))
+    return str(importlib.resources.files("octo_integration") / "assets" / "metaworld_tiny" / "1.0.0")
 
 
 def _builder(directory: str) -> Any:

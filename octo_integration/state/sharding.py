@@ -130,6 +130,12 @@ def opt_state_shardings(tx: Any, opt_state: Tree, shardings: Tree, mesh: Mesh) -
     )
 
 
+def on_host(at: NamedSharding) -> NamedSharding:
+    """The same place in the hosts' memory; where a device knows of its own alone (a CPU's, on JAX 0.6), that one."""
+    known = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
+    return at.with_memory_kind("pinned_host") if "pinned_host" in known else at
+
+
 def anchors_in(shardings: Tree, memory_kind: str) -> Tree:
     """Shardings of an optimizer state, with the anchors of MAPS in another memory of the same devices."""
 

@@ -17,7 +17,7 @@ from octo_integration.evaluate.drift import drift, write_drift
 from octo_integration.logs.run_log import open_log
 from octo_integration.processes import claim, distributed, lifeline
 from octo_integration.processes.interrupts import Interrupted, Request, interrupts
-from octo_integration.state import checkpoint, lora
+from octo_integration.state import checkpoint, lora, sharding
 from octo_integration.state.train_state import TrainState
 from octo_integration.train import defaults, finite
 from octo_integration.train.assemble import Job, assemble
@@ -94,8 +94,8 @@ def _begin(job: Job, out: Path, keep: int) -> tuple[ocp.CheckpointManager, int, 
         state = job.init(theta0)
     if job.like.frozen:
         return manager, start, state, {}
-    parked = jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), job.like.params)
-    return manager, start, state, jax.device_put(theta0, parked)
+    parked = jax.tree.map(lambda x: sharding.on_host(x.sharding), job.like.params)
+    return manager, start, state, jax.device_put(theta0, parked, may_alias=False)  # the step takes the state's buffers
 
 
 def _run(job: Job, out: Path, manager: ocp.CheckpointManager, start: int, state: TrainState, theta0: Tree) -> Outcome:

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from octo_integration.config import NanPolicy
+from octo_integration.model import partition
 from octo_integration.state import sharding
 from octo_integration.state.optimizer import Optimizer
 from octo_integration.state.train_state import TrainState, shardings_of
@@ -58,7 +59,7 @@ def make_train_step(
             return loss(state._replace(params=params).model, batch, key)
 
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with partition.within(mesh):
             (value, logged), grads = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

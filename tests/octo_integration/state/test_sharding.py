@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -118,6 +119,15 @@ def test_moments_and_anchors_live_with_their_parameters(runs, name):
     where = runs[name]["where"]
     assert "fsdp" in where["params"]
     assert where["anchor"] == where["mu"] == where["params"]
+
+
+@pytest.mark.parametrize(("kinds", "found"), [(("device", "pinned_host"), "pinned_host"), (("unpinned_host",), None)])
+def test_on_host_is_where_the_device_is_where_it_knows_no_other_memory(monkeypatch, kinds, found):
+    at = jax.sharding.NamedSharding(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), PartitionSpec())
+    device = SimpleNamespace(addressable_memories=lambda: [SimpleNamespace(kind=kind) for kind in kinds])
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    moved = sharding.on_host(at)
+    assert moved.memory_kind == found if found else moved is at
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,10 @@ def test_while_it_trains_theta0_is_on_no_device_but_as_the_anchor_that_a_method_
     before = sorted(x.sharding.memory_kind for x in jax.live_arrays() if x.shape == shape)
     monkeypatch.setattr(run_log.RunLog, "advance", count)
     loop.finetune(config(tmp_path, maps=MapsConfig(method="adam"), eval_splits=(), save_every=STEPS))
-    device = jax.local_devices()[0].default_memory().kind
-    assert live[-1] == sorted([*before, device, device, device, "pinned_host"])
+    device = jax.local_devices()[0]
+    kind = device.default_memory().kind
+    host = "pinned_host" if any(memory.kind == "pinned_host" for memory in device.addressable_memories()) else kind
+    assert live[-1] == sorted([*before, kind, kind, kind, host])
 
 
 def test_a_finished_run_is_only_measured_again(straight, capsys):
