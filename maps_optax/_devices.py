@@ -17,7 +17,7 @@ from jax.interpreters import batching, mlir
 try:
     from jax.extend.core import Primitive
 except ImportError:  # JAX before 0.4.36
-    from jax.core import Primitive
+    from jax.core import Primitive  # type: ignore[attr-defined, no-redef]
 
 _by_devices = Primitive("maps_by_devices")
 _by_devices.multiple_results = True
