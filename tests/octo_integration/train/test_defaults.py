@@ -17,7 +17,7 @@ SHIPPED = ("heldout", "heldout_texture", "heldout_light", "heldout_camera", "hel
 def test_the_defaults_are_those_of_the_shipped_model_on_the_shipped_data(tmp_path):
     config = defaults.of_data(defaults.of_run(FinetuneConfig("x"), tmp_path))
     assert (config.optimizer.lr, config.optimizer.warmup, config.optimizer.steps) == (1e-3, 20, 400)
-    assert config.data.batch_size == 8
+    assert (config.model, config.data.image_size, config.data.batch_size) == ("tiny", 64, 8)
     assert config.eval_splits == SHIPPED
 
 
@@ -43,13 +43,13 @@ def test_warmup_is_a_share_of_the_steps(steps, warmup):
 
 def test_a_config_of_before_is_resumed_with_what_it_had(tmp_path):
     """config.json of a run whose defaults were numbers and names; it may also go on for longer."""
-    old = to_dict(
-        FinetuneConfig("x", optimizer=OptimizerConfig(lr=3e-4, warmup=30, steps=600), eval_splits=SHIPPED[:2])
-    )
+    optimizer, data = OptimizerConfig(lr=3e-4, warmup=30, steps=600), DataConfig(image_size=128)
+    old = to_dict(FinetuneConfig("x", "tiny", data=data, optimizer=optimizer, eval_splits=SHIPPED[:2]))
     (tmp_path / "config.json").write_text(json.dumps(old))
     longer = FinetuneConfig("x", optimizer=OptimizerConfig(steps=1200))
     resumed = defaults.of_run(longer, tmp_path)
     assert (resumed.optimizer.lr, resumed.optimizer.warmup, resumed.optimizer.steps) == (3e-4, 30, 1200)
+    assert (resumed.model, resumed.data.image_size) == ("tiny", 128)
     assert defaults.of_data(resumed).eval_splits == SHIPPED[:2]
 
 
@@ -57,7 +57,8 @@ def test_what_is_given_stands(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(to_dict(FinetuneConfig("x", optimizer=OptimizerConfig(lr=0.7, warmup=7))))
     )
-    given = FinetuneConfig("x", optimizer=OptimizerConfig(lr=0.3, warmup=3), eval_splits=())
+    data = DataConfig(image_size=48)
+    given = FinetuneConfig("x", "tiny", data=data, optimizer=OptimizerConfig(lr=0.3, warmup=3), eval_splits=())
     assert defaults.of_data(defaults.of_run(given, tmp_path)) == given
 
 
