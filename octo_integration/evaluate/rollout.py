@@ -288,7 +288,7 @@ def act(
     """Lets a policy act from a first observation on: how it went, and what it saw; `stopped` ends it early."""
     policy.reset()
     images = [observation["image_primary"]]
-    chunk = np.empty((0, action_size), np.float32)
+    chunk: np.ndarray = np.empty((0, action_size), np.float32)
     for step in range(1, max_steps + 1):
         if stopped is not None and stopped.is_set():
             break
