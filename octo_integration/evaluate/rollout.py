@@ -298,7 +298,7 @@ def act(
     """
     policy.reset()
     seen: Observation | None = observation
-    chunk = np.empty((0, action_size), np.float32)
+    chunk: np.ndarray = np.empty((0, action_size), np.float32)
     for step in range(1, max_steps + 1):
         if stopped is not None and stopped.is_set():
             break

@@ -96,7 +96,8 @@ def _reported(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None
     if reason is None:
         return
     time.sleep(SETTLE)  # the other writers fail too, and tell so when they are collected
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         gc.collect()
     if jax.process_index() == 0:
         _remove_temporary(Path(manager.directory))

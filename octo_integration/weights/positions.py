@@ -19,7 +19,7 @@ def resample(positions: np.ndarray, patches: int, antialias: bool) -> np.ndarray
     if before == after:
         return positions
     width = positions.shape[-1]
-    grid = positions.reshape(before, before, width)
+    grid: np.ndarray = positions.reshape(before, before, width)
     if antialias:
         grid = np.asarray(jax.image.resize(grid, (after, after, width), "cubic", antialias=True))
     else:
