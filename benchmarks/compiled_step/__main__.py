@@ -116,7 +116,8 @@ def main(config: Config) -> None:
             print(f"compiling {optimizer} of {tree} for {target} ...", flush=True)
             rows = [row for row in rows if not key.items() <= row.items()]
             rows.append({**key, **version, **measure(target, TREES[tree](), cases.OPTIMIZERS[optimizer]())})
-            rows.sort(key=lambda row: ROWS.index((row["target"], row["tree"])))
+            order = list(cases.OPTIMIZERS)
+            rows.sort(key=lambda row: (ROWS.index((row["target"], row["tree"])), order.index(row["optimizer"])))
             about = {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__}
             about |= {name: metadata.version(name) for name in ("libtpu", "jax-cuda12-plugin") if _installed(name)}
             write_json(config.out, {"versions": known["versions"] | about, "rows": rows})
