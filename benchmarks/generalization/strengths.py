@@ -124,7 +124,7 @@ def adapter_tree(point: Point, params: Tree) -> Tree:
     def of(path: Any, leaf: Any) -> Any:
         del leaf
         *module, name = _keys(path)
-        return found[(*module, "kernel")] if name == "lora_a" else None
+        return found[module + ("kernel",)] if name == "lora_a" else None
 
     return jax.tree_util.tree_map_with_path(of, params)
 
