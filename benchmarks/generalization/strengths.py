@@ -123,8 +123,8 @@ def adapter_tree(point: Point, params: Tree) -> Tree:
 
     def of(path: Any, leaf: Any) -> Any:
         del leaf
-        *module, name = _keys(path)
-        return found[(*module, "kernel")] if name == "lora_a" else None
+        keys = _keys(path)
+        return found[keys[:-1] + ("kernel",)] if keys[-1] == "lora_a" else None
 
     return jax.tree_util.tree_map_with_path(of, params)
 

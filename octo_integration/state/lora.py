@@ -78,7 +78,7 @@ def merge_lora(params: Tree, lora: LoraConfig) -> Tree:
     merged = {path: leaf.astype(jnp.float32) for path, leaf in flat.items() if not _is_adapter(path)}
     for path, a in flat.items():
         if path[-1] == "lora_a":
-            kernel, b = (*path[:-1], "kernel"), flat[(*path[:-1], "lora_b")]
+            kernel, b = (*path[:-1], "kernel"), flat[path[:-1] + ("lora_b",)]
             update = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST).reshape(merged[kernel].shape)
             merged[kernel] = merged[kernel] + lora.alpha / lora.rank * update
     return unflatten_dict(merged)
