@@ -142,7 +142,8 @@ class Replaying:
     looks_back = 0
 
     def __init__(self, env: Any) -> None:
-        self.env, self.done = env, []
+        self.env = env
+        self.done: list[np.ndarray] = []
 
     def reset(self) -> None:
         self.number, self.again = 0, bool(self.done)
@@ -163,7 +164,8 @@ def test_where_no_frame_is_rendered_the_episode_is_the_same_to_the_bit(simulator
     world = find(simulator)
     try:
         with isolated_env(world.make, task, image_size=32) as env:
-            policy, film, ends = Replaying(env), [], []
+            policy, ends = Replaying(env), []
+            film: list[np.ndarray] = []
             for execute, seen in ((1, film), (8, None)):
                 first = start(env, world, Episode(task, "none", 10), Rollout(simulator))
                 outcome = act(env, policy, first, 200, execute, world.action.size, film=seen)
