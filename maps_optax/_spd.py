@@ -253,7 +253,7 @@ def selective_projection(
         pulls = [_decide.pull_of(own, lam, max_pull) for own, lam in zip(judged, now)]
         # Of leaves that stack layers XLA's GPU compiler keeps a copy where all are estimated at once.
         if together and (exact or not any(a.layers for a in anchored)):
-            pulls = _devices.split(pulls, _decide.pull_of(verdict, _sums.join(now), max_pull), splits)
+            pulls = _devices.split(pulls, _decide.pull_of, (verdict, _sums.join(now), max_pull), splits)
         for a, layer, pull in zip(anchored, layers, pulls):
             steps[a.leaf] = _decide.project(layer, pull, steps[a.leaf].dtype)
         new_state = state._replace(count=count, strength=_sums.join(now))

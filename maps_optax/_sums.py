@@ -87,7 +87,7 @@ def _reduced(terms: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.A
     return tuple(_devices.by_devices(functools.partial(_reduced_on, axes), *terms))
 
 
-def _reduced_on(axes: tuple[int, ...], devices: int, *terms: jax.Array) -> tuple[jax.Array, ...]:
+def _reduced_on(axes: tuple[int, ...], target: _devices.Target, *terms: jax.Array) -> tuple[jax.Array, ...]:
     """The sums of the terms, in the way that is best for so many devices.
 
     One reduction of all the terms reads their operands once; XLA's CPU compiler reads them once per sum otherwise, and
@@ -101,7 +101,7 @@ def _reduced_on(axes: tuple[int, ...], devices: int, *terms: jax.Array) -> tuple
     def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
         zeros = (np.zeros((), terms[0].dtype),) * len(terms)
         rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
-        return _reduced_on(axes[:-1], devices, *rows) if axes[:-1] else tuple(rows)
+        return _reduced_on(axes[:-1], target, *rows) if axes[:-1] else tuple(rows)
 
     def in_halves(*terms: jax.Array) -> tuple[jax.Array, ...]:
         """A core adds the terms of two rows in the time of one: additions to one sum wait for each other."""
@@ -112,7 +112,7 @@ def _reduced_on(axes: tuple[int, ...], devices: int, *terms: jax.Array) -> tuple
         return tuple(a + b for a, b in zip(totals[::2], totals[1::2]))
 
     long = terms[0].shape[axes[-1]] > _LONGEST_ROW
-    if long or devices > 1 or not hasattr(jax.lax, "platform_dependent"):
+    if long or target.devices > 1 or not hasattr(jax.lax, "platform_dependent"):
         return each(*terms)
     return jax.lax.platform_dependent(*terms, cpu=in_halves, cuda=together, rocm=together, default=each)
 
@@ -136,10 +136,10 @@ def _crossed(x: jax.Array) -> jax.Array:
     return _devices.by_devices(_crossed_on, x)[0]
 
 
-def _crossed_on(devices: int, x: jax.Array) -> tuple[jax.Array]:
+def _crossed_on(target: _devices.Target, x: jax.Array) -> tuple[jax.Array]:
     n = x.shape[0]
-    few = n * x.size <= _FEW and devices > 1
-    parts = n if few else math.gcd(n, devices)  # JAX splits an axis evenly
+    few = n * x.size <= _FEW and target.devices > 1
+    parts = n if few else math.gcd(n, target.devices)  # JAX splits an axis evenly
     if parts <= 1:
         return (x,)
     apart = x if few else x.reshape(parts, n // parts, *x.shape[1:])

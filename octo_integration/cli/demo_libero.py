@@ -79,7 +79,8 @@ def run(out: Path, steps: int, lambda_max: float) -> int:
     print(f"videos: {acting.video}")
     print("A tiny model, few demonstrations, a short run: this shows the tool, and not what MAPS can do.")
     data = ("--data.path", demonstrations.out, "--data.standardize", "libero", "--data.cameras", "primary", "wrist")
-    sizes = ("--data.chunk", str(CHUNK), "--instruction-length", str(INSTRUCTION_LENGTH))
+    pixels, length = ("--data.image-size", str(IMAGE_SIZE)), ("--instruction-length", str(INSTRUCTION_LENGTH))
+    sizes = (*pixels, "--data.chunk", str(CHUNK), *length)
     more = ("--tasks", *TASKS, "--episodes", "20", "--execute", str(CHUNK), "--workers", str(WORKERS))
     say_next(
         ("finetune", "--out", str(out / "longer"), *data, *sizes, "--optimizer.steps", "1500"),

@@ -316,5 +316,5 @@ def test_the_policy_gives_actions_in_the_units_of_the_data(straight):
     }
     expected = run.built.statistics.unnormalise_action(run.predict(run.params, batch, 0))[0]
     np.testing.assert_allclose(actions, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"image_primary has shape \(32, 32, 3\)"):
-        policy({**observation, "image_primary": np.zeros((32, 32, 3), np.uint8)}, "push")
+    with pytest.raises(ValueError, match=r"image_primary is uint8\[32, 32\]; give uint8\[height, width, 3\]"):
+        policy({**observation, "image_primary": np.zeros((32, 32), np.uint8)}, "push")
