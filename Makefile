@@ -1,6 +1,6 @@
 # `make demo` runs the main job, `make test` passes the tests, `make docs` builds the site. Each sets up .venv itself.
 PYTHON ?= python3
-# Processes that share the tests; each takes up to 4 GiB.
+# Processes that share the tests; each takes up to 6 GiB.
 JOBS ?= 2
 SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 VENV := .venv

@@ -119,7 +119,7 @@ def run(config: Options) -> int:
                 f"execute is {config.execute}, but the run predicts {actor.chunk} steps; give at most as many."
             )
         identity, make = actor.load()
-        experiment: dict[str, Any] = {**dataclasses.asdict(settings), "dataset": config.dataset, **identity}
+        experiment: dict[str, Any] = {**dataclasses.asdict(settings), **identity}
         out = default_path(Path(config.run or ""), experiment) if config.out is None else Path(config.out)
         every = itertools.product(config.shifts, tasks, range(config.episodes))
         wanted = list(dict.fromkeys(Episode(task, shift, number) for shift, task, number in every))
@@ -147,6 +147,7 @@ def _trained(config: Options) -> Actor:
         say_devices()
         trained = load_run(run_dir, config.step)
         identity = {"step": checkpoint_of(run_dir, config.step), "weights": fingerprint(trained.params)}
+        identity["dataset"] = config.dataset
         return identity, lambda count: [Policy(trained, config.dataset) for _ in range(count)]
 
     return Actor(data.pixels, data.chunk, load)
@@ -169,11 +170,13 @@ def _remote(config: Options, url: str, world: Simulator, stack: contextlib.ExitS
         return stack.enter_context(connected(url, standard, names, key))
 
     first = connect()
-    about = first.metadata
-    identity = {"step": about.get("step"), "weights": about.get("weights"), "policy": url}
-    if about.get("weights") is not None:
-        del identity["policy"]  # the same weights act alike wherever they are served
+    about = first.about
+    # The same weights act alike wherever they are served; what does not tell its weights is known by its address.
+    known = "weights" in about
+    identity = {name: about.get(name) for name in ("step", "weights", "dataset")} if known else {"policy": url}
     size = config.render_size or int(about.get("image_size", OPENPI_SIZE))
-    return Actor(
-        size, about.get("chunk"), lambda: (identity, lambda count: [first, *(connect() for _ in range(count - 1))])
-    )
+
+    def make(count: int) -> list[Acts]:
+        return [first, *(connect() for _ in range(count - 1))]
+
+    return Actor(size, about.get("chunk"), lambda: (identity, make))

@@ -71,6 +71,8 @@ def run(config: Options) -> int:
     chunk = policy(blank, "")
     metadata = {**_about(config, trained), "action_dim": chunk.shape[1], "names": names}
     service = Service(lambda: Policy(trained, config.dataset), own, names, metadata)
+    if policy.looks_back:
+        print(f"it looks back {policy.looks_back} moments: clients must send reset where an episode begins", flush=True)
     if config.host not in LOCAL and key is None:
         print(f"anyone who reaches {config.host} can ask; --api-key-file asks for a key", flush=True)
     asyncio.run(_serve(service, config, key))

@@ -126,10 +126,10 @@ def act_together(
       ValueError: as `Policy.observe`, or the policies are not of one run, or not in step.
     """
     first = policies[0]
+    if any(policy._trained is not first._trained or policy._number != first._number for policy in policies):
+        raise ValueError("policy: policies that act together share one Trained, and were asked equally often.")
     for policy, observation in zip(policies, observations, strict=True):
         policy.observe(observation)
-        if policy._trained is not first._trained or policy._number != first._number:
-            raise ValueError("policy: policies that act together share one Trained, and were asked equally often.")
     rows = [policy._batch(words) for policy, words in zip(policies, instructions, strict=True)]
     batch = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
     chunks = first._trained.predict(first._trained.params, batch, first._number)

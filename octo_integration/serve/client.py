@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketExcepti
 from websockets.sync.client import ClientConnection, connect
 
 from octo_integration.serve import wire
-from octo_integration.serve.names import OBSERVE, OPENPI, PROMPT, PROTOCOL, RESET
+from octo_integration.serve.names import OBSERVE, OPENPI, PROMPT, PROTOCOL, RESET, STANDARDISED
 
 PATIENCE = 300.0  # seconds for an answer; the first one may compile
 
@@ -17,7 +17,11 @@ PATIENCE = 300.0  # seconds for an answer; the first one may compile
 class RemotePolicy:
     """Acts as a server says; `evaluate.rollout.Policy`. Each has a connection of its own, and so a history there.
 
-    Our own servers are told of resets and, where they look back, of every moment; openpi's keep no history.
+    Our own servers are told of resets and, where they look back, of the moments that they need, and asked for
+    standardised actions. Others keep no history, and their actions are converted here.
+
+    Attributes:
+      about: what one of our servers tells of itself; {} of another's.
     """
 
     def __init__(
@@ -30,17 +34,18 @@ class RemotePolicy:
         """Reads what the server tells first.
 
         Args:
-          standard: the server's actions -> those of standardised episodes; default: they are.
+          standard: another's actions -> those of standardised episodes; default: they are.
           names: {ours: the server's} of what is sent; default: ours to ours, those of its LIBERO example to openpi's.
 
         Raises:
           ValueError: it speaks another protocol.
         """
         self._connection, self._url, self._standard = connection, url, standard
-        self.metadata = self._read()
-        self._ours = self.metadata.get("protocol") == PROTOCOL
+        told = self._read()
+        self._ours = told.get("protocol") == PROTOCOL
+        self.about = told if self._ours else {}
         self._names = names
-        self.looks_back = int(self.metadata.get("window", 1)) - 1 if self._ours else 0
+        self.looks_back = int(self.about.get("window", 1)) - 1
         self._fresh = True
 
     def reset(self) -> None:
@@ -64,13 +69,13 @@ class RemotePolicy:
         if not isinstance(actions, np.ndarray) or actions.ndim != 2:
             raise ValueError(f"{self._url} answered without a chunk of actions.")
         chunk = actions.astype(np.float32)
-        return chunk if self._standard is None else self._standard(chunk)
+        return chunk if self._ours or self._standard is None else self._standard(chunk)
 
     def _request(self, observation: Mapping[str, np.ndarray]) -> dict[str, Any]:
         names = self._names or ({name: name for name in observation} if self._ours else OPENPI)
         request: dict[str, Any] = {names[name]: x for name, x in observation.items() if name in names}
-        if self._ours and self._fresh:
-            request[RESET] = True
+        if self._ours:
+            request |= {STANDARDISED: True} | ({RESET: True} if self._fresh else {})
         self._fresh = False
         return request
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 PROMPT = "prompt"
-# What our own servers and clients say beyond openpi's protocol: an episode begins; a moment to take note of.
+# What our own servers and clients say beyond openpi's protocol: an episode begins; a moment to take note of; actions as
+# standardised episodes have them, whatever convention the server has.
 PROTOCOL = "maps_vla/1"
-RESET, OBSERVE = "reset", "observe"
+RESET, OBSERVE, STANDARDISED = "reset", "observe", "standardised"
 OPENPI = {
     "image_primary": "observation/image",
     "image_wrist": "observation/wrist_image",

@@ -21,7 +21,7 @@ from websockets.http11 import Request, Response
 
 from octo_integration.policy.policy import Policy
 from octo_integration.serve import wire
-from octo_integration.serve.names import OBSERVE, PROMPT, RESET, Names, translate
+from octo_integration.serve.names import OBSERVE, PROMPT, RESET, STANDARDISED, Names, translate
 
 HEALTH = "/healthz"
 GOING_AWAY = 1001
@@ -145,7 +145,8 @@ class Session:
             return {OBSERVE: True}
         if not isinstance(prompt, str):
             raise ValueError(f"the request has no {PROMPT}; send the instruction as text, or an empty one.")
-        return {"actions": self._service.own(self._policy(observation, prompt))}
+        actions = self._policy(observation, prompt)
+        return {"actions": actions if request.get(STANDARDISED) is True else self._service.own(actions)}
 
     def _observation(self, given: Mapping[str, Any], request: Mapping[Any, Any]) -> dict[str, np.ndarray]:
         """What the policy takes; nothing is missing but what the client says is."""

@@ -181,6 +181,11 @@ def restore(directory: Path, like: Tree) -> Tree:
     stored = flatten_dict(stored_shapes(directory))
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     other = {path: leaf for path, leaf in flatten_dict(wanted).items() if leaf.shape != stored[path].shape}
+    if old := [path[0] for path in other if "patches" not in record["modules"][path[0]]]:
+        raise ValueError(
+            f"weights {directory}: positions of {old[0]} were resampled when they were imported, and not for images of "
+            "this size; import them again, or give the --data.image-size of then."
+        )
     placed = unflatten_dict(
         {
             path: jax.ShapeDtypeStruct(stored[path].shape, leaf.dtype, sharding=_where(leaf, local, path in other))

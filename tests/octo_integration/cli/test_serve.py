@@ -1,6 +1,7 @@
 """`maps-vla serve`, a process of its own, and `maps-vla evaluate --policy` that asks it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 
 from octo_integration.cli import commands
+from octo_integration.data import standardize
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.serve.client import connected
 from tests.octo_integration import child, micro_vla
 from tests.octo_integration.simulator import simulated
 
+# Another convention than that of the run's data, which an evaluation must not take for the simulator's.
+HALVED = dataclasses.replace(standardize.find("metaworld"), own=lambda action: action / 2)
 DRIVE = [sys.executable, "-m", "tests.octo_integration.train.drive", "0"]
 
 
@@ -65,7 +69,7 @@ def test_a_served_run_acts_as_it_does_here_and_sigterm_ends_it(run, monkeypatch)
     here = load_policy(str(run))
     with served(run) as (process, url):
         with connected(url) as policy:
-            about = policy.metadata
+            about = policy.about
             assert (about["run"], about["step"], about["chunk"], about["action_dim"]) == ("run", 2, 8, 4)
             for episode in range(2):
                 policy.reset()
@@ -87,7 +91,7 @@ def test_a_served_run_is_evaluated_as_the_run_is(run, tmp_path, monkeypatch):
         pass  # or it skips
     settings = ["--tasks", "reach", "--episodes", "2", "--max-steps", "6", "--execute", "2"]
     files = [tmp_path / "here.jsonl", tmp_path / "there.jsonl"]
-    with served(run) as (_, url):
+    with served(run, "--standardize", f"{__name__}:HALVED") as (_, url):
         for source, file in zip((["--run", str(run)], ["--policy", url, "--workers", "2"]), files, strict=True):
             assert commands.main(["evaluate", *source, *settings, "--out", str(file)]) == 0
     here, there = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]

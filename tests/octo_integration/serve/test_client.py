@@ -21,7 +21,7 @@ OBSERVATION = {
 
 def test_it_acts_as_the_served_policy_does():
     with serving() as (url, _), connected(url) as policy:
-        assert (policy.metadata["weights"], policy.metadata["step"]) == ("abc", 7)
+        assert (policy.about["weights"], policy.about["step"]) == ("abc", 7)
         here = Echo()
         for _ in range(2):
             policy.reset()
@@ -38,18 +38,19 @@ def test_a_server_that_looks_back_is_shown_every_moment(window, seen):
         assert policy(OBSERVATION, "push")[0, 1] == seen
 
 
-def test_its_actions_become_those_of_standardised_episodes():
-    with serving() as (url, _), connected(url, standard=lambda actions: actions / 2) as policy:
-        np.testing.assert_array_equal(policy(OBSERVATION, "push")[0], [0.5, 0.5, 2, 2])
+def test_one_of_ours_is_asked_for_standardised_actions_whatever_convention_it_has():
+    convention = {"own": lambda actions: -actions}
+    with serving(service(**convention)) as (url, _), connected(url, standard=lambda actions: actions / 2) as policy:
+        np.testing.assert_array_equal(policy(OBSERVATION, "push")[0], [1, 1, 4, 4])
 
 
 @contextlib.contextmanager
-def foreign(answer):
-    """A server of another project's: it tells nothing of itself, and hands every request to `answer`."""
+def foreign(answer, **metadata):
+    """A server of another project's, which hands every request to `answer`."""
     requests = []
 
     def handle(connection):
-        connection.send(wire.pack({}))
+        connection.send(wire.pack(metadata))
         for message in connection:
             requests.append(wire.unpack(message))
             connection.send(answer(requests[-1]))
@@ -72,6 +73,13 @@ def test_a_foreign_server_is_asked_by_openpis_names_and_nothing_else():
     (request,) = requests
     assert request.keys() == {"observation/image", "observation/wrist_image", "observation/state", "prompt"}
     np.testing.assert_array_equal(request["observation/state"], np.ones(4))
+
+
+def test_a_foreign_servers_actions_become_standardised_and_nothing_it_tells_is_believed():
+    with foreign(lambda request: wire.pack({"actions": np.ones((10, 7))}), chunk="?", window=3) as (url, _):
+        with connected(url, standard=lambda actions: actions / 2) as policy:
+            assert policy.about == {} and policy.looks_back == 0
+            np.testing.assert_array_equal(policy(OBSERVATION, "push"), np.full((10, 7), 0.5))
 
 
 def test_names_of_its_own_are_used():

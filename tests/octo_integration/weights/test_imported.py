@@ -221,6 +221,17 @@ def test_registers_that_are_missing_are_called_by_the_files_name(tmp_path):
         import_weights("small", CONFIG, shapes(), {"dinov2": folder}, tmp_path / "out")
 
 
+def test_positions_that_an_older_import_resampled_are_not_resampled_again(tmp_path):
+    import_weights("small", CONFIG, shapes(), {"siglip": FIXTURES / "siglip"}, tmp_path / "out")
+    file = tmp_path / "out" / "provenance.json"
+    record = json.loads(file.read_text())
+    del record["modules"]["siglip"]["patches"]
+    file.write_text(json.dumps(record))
+    assert restore(tmp_path / "out", shapes())["siglip"]["pos_embed"].shape == (16, 32)
+    with pytest.raises(ValueError, match="positions of siglip were resampled when they were imported, and not for"):
+        restore(tmp_path / "out", shapes(dataclasses.replace(CONFIG, image_size=24)))
+
+
 def truncate(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
