@@ -1,6 +1,7 @@
 """From the sums over a layer to what a step does to it: c, r, the pull, and whether the last step was kept to."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +22,28 @@ class Verdict(NamedTuple):
     ratio: jax.Array  # r, (n, rows)
 
 
-def judge(s: _sums.Sums, carry: jax.Array, count: jax.Array, exact: bool, b1: Any) -> Verdict:
-    """Where the gradient asks to go and how far the step goes out, for n layers at once."""
-    if exact:
-        home = s.sign.sum(axis=1)
-    else:
-        b1 = b1 if isinstance(b1, (int, float)) else _strength.bounded(b1, otherwise=0.9, below=1)
-        power = jnp.asarray(b1, _sums.stat_dtype()) ** count.astype(_sums.stat_dtype())
-        # −(1 − b1^t)⟨u_t, d⟩ + b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a negative multiple of the estimate of c
-        home = (b1 - power) * carry - (1 - power) * s.sign.sum(axis=1)
-    return Verdict(home, ratio(s))
+# Each of the functions below is one call where nothing around is jitted, and traced once for leaves of one shape.
+_jit = functools.partial(jax.jit, inline=True)
+
+
+def shares(b1: Any, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the last and of this update's inner product in the estimate: b1 (1 − b1^{t−1}) and 1 − b1^t."""
+    b1 = b1 if isinstance(b1, (int, float)) else _strength.bounded(b1, otherwise=0.9, below=1)
+    power = jnp.asarray(b1, _sums.stat_dtype()) ** count.astype(_sums.stat_dtype())
+    return b1 - power, 1 - power
+
+
+@_jit
+def judge(s: _sums.Sums, carry: jax.Array, shares: Optional[tuple[jax.Array, jax.Array]]) -> Verdict:
+    """Where the gradient asks to go and how far the step goes out, for n layers at once.
+
+    Args:
+      shares: None where the sums know the gradient, so that nothing is estimated.
+    """
+    if shares is None:
+        return Verdict(s.sign.sum(axis=1), ratio(s))
+    # −(1 − b1^t)⟨u_t, d⟩ + b1 (1 − b1^{t−1})⟨u_{t−1}, d⟩, a negative multiple of the estimate of c
+    return Verdict(shares[0] * carry - shares[1] * s.sign.sum(axis=1), ratio(s))
 
 
 def ratio(s: _sums.Sums) -> jax.Array:
@@ -72,12 +85,14 @@ def _triggers(verdict: Verdict) -> jax.Array:
     return (verdict.home > 0) & (verdict.home < jnp.inf)
 
 
+@_jit
 def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
     """λ·r where triggered, (n, rows)."""
     pull = jnp.where(_triggers(verdict)[:, None], strength[:, None] * verdict.ratio, 0)
     return pull if max_pull is None else jnp.minimum(pull, jnp.where(max_pull >= 0, max_pull, 0))
 
 
+@functools.partial(_jit, static_argnames="exact")
 def decide(
     s: _sums.Sums, verdict: Verdict, strength: jax.Array, before: Before, exact: bool, max_pull: Any
 ) -> Decision:
@@ -114,13 +129,17 @@ def rounding(a: _strength.Anchored, theta: Any, u: Any) -> np.ndarray:
 
 def project(layer: _sums.Layer, pull: jax.Array, dtype: Any) -> jax.Array:
     """u − λr(θ̃ − θ0); untouched, also where it is inf or NaN, if there is no pull."""
-    theta, u, theta0 = layer.theta, layer.u, layer.theta0
+    return _project(layer.theta, layer.u, layer.theta0, layer.stacked, layer.rows, pull, dtype)
+
+
+@functools.partial(_jit, static_argnums=(3, 4, 6))
+def _project(theta: Any, u: Any, theta0: Any, stacked: bool, rows: bool, pull: jax.Array, dtype: Any) -> jax.Array:
     shape = [1] * theta.ndim
-    if layer.stacked:
+    if stacked:
         shape[0] = theta.shape[0]
-    if layer.rows:
-        shape[int(layer.stacked)] = theta.shape[int(layer.stacked)]
-    pull = (_sums.crossed(pull) if layer.stacked else pull).reshape(shape).astype(u.dtype)
+    if rows:
+        shape[int(stacked)] = theta.shape[int(stacked)]
+    pull = (_sums.crossed(pull) if stacked else pull).reshape(shape).astype(u.dtype)
     # Not d + u: the d of the sums would be kept for it, a temporary as large as the parameters. It is rounded as θ is.
     displaced = theta + u if theta0 is None else (theta + u) - theta0
     return jnp.where(pull > 0, u - pull * displaced, u).astype(dtype)

@@ -182,7 +182,7 @@ def selective_projection(
         raise ValueError(f"{who}: b1 is {b1}; it must be in [0, 1).")
     warned = False
 
-    def strengths_now(anchored: list[_strength.Anchored], count: Any) -> list[jax.Array]:
+    def strengths_now(anchored: list[_strength.Anchored], count: Any) -> list[Any]:
         parts = [_strength.now(a) for a in anchored]
         if scale is None:
             return parts
@@ -242,11 +242,12 @@ def selective_projection(
         if axis_name is not None and sums:
             sums = _sums.psum(sums, axis_name)
             norms = _sums.root(_sums.concatenate(sums).anchor.sum(axis=1))
-        judged = [_decide.judge(s, carry, count, exact, b1) for s, carry in zip(sums, jnp.split(state.carry, splits))]
+        shares = None if exact else _decide.shares(b1, count)
+        judged = [_decide.judge(s, carry, shares) for s, carry in zip(sums, jnp.split(state.carry, splits))]
         together = norm == "l2" and len(sums) > 0  # one row per layer: all layers are judged at once
         if together:
             whole = _sums.concatenate(sums)
-            verdict = _decide.judge(whole, state.carry, count, exact, b1)
+            verdict = _decide.judge(whole, state.carry, shares)
             if adapt is not None:
                 adapted = _adapted(adapt, whole, verdict, norms, state, _sums.join(now), anchored, who)
                 now = jnp.split(adapted, splits)

@@ -124,10 +124,12 @@ def check_lambda_max(value: float) -> None:
         raise ValueError(f"lambda_max is {value}; it must be finite and not negative.")
 
 
-def now(a: Anchored) -> jax.Array:
-    """λ of a leaf's layers in this step, (layers,)."""
-    value = jnp.atleast_1d(jnp.asarray(a.strength, jnp.asarray(0.0).dtype))
-    return value if isinstance(a.strength, np.ndarray) else bounded(value)
+def now(a: Anchored) -> Any:
+    """λ of a leaf's layers in this step, (layers,): a numpy array where it is known already."""
+    dtype = jnp.asarray(0.0).dtype
+    if isinstance(a.strength, np.ndarray):
+        return np.atleast_1d(a.strength).astype(dtype)
+    return bounded(jnp.atleast_1d(jnp.asarray(a.strength, dtype)))
 
 
 def bounded(x: Any, otherwise: float = 0.0, below: float = np.inf) -> Any:

@@ -5,6 +5,7 @@ One sum per layer: a tensor, or a slice along axis 0 of a leaf that stacks layer
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
 import jax
@@ -52,21 +53,21 @@ def widen(a: _strength.Anchored, theta: Any, theta0: Any, u: Any, g: Any, norm: 
 
 def sums_of(layer: Layer, norm: str, with_anchor: bool) -> Sums:
     """The sums of a leaf; those for "mars" and ‖θ0‖² where asked for."""
-    theta, u, g, theta0 = layer.theta, layer.u, layer.g, layer.theta0
-    assert theta0 is not None
+    return _sums_of(*layer, norm, with_anchor)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), inline=True)
+def _sums_of(theta: Any, u: Any, g: Any, theta0: Any, stacked: bool, rows: bool, norm: str, with_anchor: bool) -> Sums:
     d = theta - theta0
     terms = {"dd": d * d, "growth": u * (d + d + u), "sign": (u if g is None else g) * d}
     if norm == "mars":
         terms |= {"l1": jnp.abs(d + u), "l1_growth": jnp.abs(d + u) - jnp.abs(d)}
     if with_anchor:
         terms["anchor"] = theta0 * theta0
-    shape = (d.shape[0] if layer.stacked else 1, d.shape[int(layer.stacked)] if layer.rows else 1)
-    totals = _totals(tuple(terms.values()), tuple(range(layer.stacked + layer.rows, d.ndim)))
+    shape = (d.shape[0] if stacked else 1, d.shape[int(stacked)] if rows else 1)
+    totals = _totals(tuple(terms.values()), tuple(range(stacked + rows, d.ndim)))
     return Sums(
-        **{
-            name: (crossed(x) if layer.stacked else x).reshape(shape).astype(stat_dtype())
-            for name, x in zip(terms, totals)
-        }
+        **{name: (crossed(x) if stacked else x).reshape(shape).astype(stat_dtype()) for name, x in zip(terms, totals)}
     )
 
 
@@ -157,9 +158,12 @@ def psum(sums: list[Sums], axis_name: Any) -> list[Sums]:
     return jax.tree_util.tree_unflatten(treedef, [p.reshape(x.shape) for p, x in zip(parts, leaves)])
 
 
-def join(parts: list[jax.Array]) -> jax.Array:
+def join(parts: Sequence[Any]) -> jax.Array:
     """The layers of all leaves in one vector; a 0 where there is none, because Orbax saves no empty array."""
-    return jnp.concatenate(parts) if parts else jnp.zeros((1,), stat_dtype())
+    if not parts:
+        return jnp.zeros((1,), stat_dtype())
+    known = all(isinstance(part, np.ndarray) for part in parts)  # one array for the device in place of many
+    return jnp.asarray(np.concatenate(parts)) if known else jnp.concatenate(parts)
 
 
 def concatenate(tuples: list[Any]) -> Any:

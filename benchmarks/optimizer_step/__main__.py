@@ -41,6 +41,7 @@ class Group(NamedTuple):
     devices: int = 1
     kept_heap: bool = True
     rows: int = 0
+    jitted: bool = True
 
 
 GROUPS: dict[str, list[Group]] = {
@@ -55,6 +56,7 @@ GROUPS: dict[str, list[Group]] = {
         Group(("adam", "uniform", "per row", "per row, mars"), 1, 64 * n, rows=n)
         for n in (10, 100, 1_000, 10_000, 100_000)
     ],
+    "eager": [Group(FEW, 200, 200 * 16**2, jitted=False)],
     "devices": [Group(FEW, 64, 64 * 512**2, devices=n) for n in (1, 2, 4, 8)],
 }
 
@@ -67,8 +69,8 @@ class Config:
     """
 
     groups: tuple[str, ...] = tuple(GROUPS)
-    """Of main, size, leaves, rows (each with a λ of its own), and devices (host devices, which share the cores: their
-    times say nothing of a pod)."""
+    """Of main, size, leaves, rows (each with a λ of its own), eager (without jit), and devices (host devices, which
+    share the cores: their times say nothing of a pod)."""
     repeats: int = 15
     """Rounds."""
     out: Path = HERE
@@ -99,8 +101,8 @@ def main(config: Config) -> None:
 def run(group: Group, repeats: int) -> list[dict[str, Any]]:
     """The rows of a group, from a process of its own."""
     job = {"names": group.names, "leaves": group.leaves, "parameters": group.parameters, "dtype": group.dtype}
-    job |= {"devices": group.devices, "rows": group.rows, "repeats": repeats}
-    job |= {"kept_heap": group.kept_heap}
+    job |= {"devices": group.devices, "rows": group.rows, "jitted": group.jitted}
+    job |= {"repeats": repeats, "kept_heap": group.kept_heap}
     environment = dict(os.environ)
     if group.devices > 1:
         environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={group.devices}", "JAX_PLATFORMS": "cpu"}

@@ -22,7 +22,7 @@ from octo_integration.state import sharding
 
 
 def measure(
-    names: list[str], leaves: int, parameters: float, dtype: str, devices: int, rows: int, repeats: int
+    names: list[str], leaves: int, parameters: float, dtype: str, devices: int, rows: int, jitted: bool, repeats: int
 ) -> list[dict[str, Any]]:
     """A row per optimizer: the medians over `repeats` rounds, in each of which every optimizer takes one step.
 
@@ -31,6 +31,7 @@ def measure(
       leaves, parameters, dtype: of `cases.square`.
       devices: over which axis 0 of every leaf is split.
       rows: of `cases.table`, which takes the place of `cases.square` where it is not 0.
+      jitted: whether the steps that are timed are; what the compiler says is of a jitted one anyway.
       repeats: rounds.
     """
     tree = cases.table(rows) if rows else cases.square(leaves, parameters, jnp.dtype(dtype))
@@ -59,17 +60,18 @@ def measure(
         step = jax.jit(cases.step_of(tx), donate_argnums=(0, 1), out_shardings=shardings)
         start = time.perf_counter()
         compiled = step.lower(params, state, grads).compile()
-        runs[name] = [compiled, params, state, time.perf_counter() - start, []]
+        seconds = time.perf_counter() - start
+        runs[name] = [compiled if jitted else cases.step_of(tx), params, state, compiled, seconds, []]
     for i in range(repeats + 2):
         for run in runs.values():
             start = time.perf_counter()
             run[1:3] = jax.block_until_ready(run[0](run[1], run[2], grads))
             if i >= 2:  # the first rounds touch memory for the first time
-                run[4].append(time.perf_counter() - start)
+                run[5].append(time.perf_counter() - start)
     n = cases.size(tree)
-    first = runs[names[0]][4]
+    first = runs[names[0]][5]
     found = []
-    for name, (compiled, _, state, seconds, times) in runs.items():
+    for name, (_, _, state, compiled, seconds, times) in runs.items():
         cost = compiled.cost_analysis() or {}
         found.append(
             {
