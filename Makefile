@@ -24,10 +24,6 @@ PARITY := .venv-parity
 
 .PHONY: demo test docs lowest newest renew torture generations lint install clean
 
-# glibc keeps the heap between steps: fresh pages for every step's buffers are dear on a CPU.
-demo: export MALLOC_ARENA_MAX = 1
-demo: export MALLOC_MMAP_MAX_ = 0
-demo: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: $(VENV)/installed
 	$(BIN)/maps-vla demo
 

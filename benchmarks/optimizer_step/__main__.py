@@ -29,8 +29,6 @@ import matplotlib.pyplot as plt  # noqa: E402
 HERE = Path(__file__).parent
 ALL = ("adam", "maps", "maps, estimated", "maps, bf16 anchor", "maps, host anchor", "uniform", "l2_sp")
 FEW = ("adam", "maps", "maps, estimated")
-# glibc's heap kept between steps: a step that asks for its temporaries anew pays for every fresh page.
-KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
 
 
 class Group(NamedTuple):
@@ -102,7 +100,8 @@ def run(group: Group, repeats: int) -> list[dict[str, Any]]:
     """The rows of a group, from a process of its own."""
     job = {"names": group.names, "leaves": group.leaves, "parameters": group.parameters, "dtype": group.dtype}
     job |= {"devices": group.devices, "rows": group.rows, "repeats": repeats}
-    environment = {**os.environ, **(KEPT_HEAP if group.kept_heap else {})}
+    job |= {"kept_heap": group.kept_heap}
+    environment = dict(os.environ)
     if group.devices > 1:
         environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={group.devices}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "benchmarks.optimizer_step.worker", json.dumps(job)]

@@ -1,6 +1,6 @@
 """One group of cases, timed in turn in this process: `worker.py '{"leaves": ..., ...}'` prints a line of JSON per case.
 
-A process of its own, because the number of host devices and glibc's settings are fixed at start-up.
+A process of its own, because the number of host devices and what becomes of the heap are fixed at start-up.
 """
 
 import json
@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.optimizer_step import cases
+from octo_integration.processes.heap import keep_heap
 from octo_integration.state import sharding
 
 
@@ -100,6 +101,8 @@ def bandwidth(parameters: float, repeats: int) -> float:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
+    if job.pop("kept_heap"):
+        keep_heap()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="maps_optax estimates")
         rows = measure(**job)

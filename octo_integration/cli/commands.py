@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from octo_integration.cli import environment
 from octo_integration.common.paths import refuse_schemes
+from octo_integration.processes.heap import keep_heap
 
 # What bad input raises throughout; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if own:
             environment.prepare()
             if name in TRAINING:
+                keep_heap()
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
         config = _parse(name, command, options)
         refuse_schemes(config)
