@@ -11,6 +11,7 @@ OPENING = 0.073  # of the fingers
 RIM = 0.012  # of a vessel: so much below its top
 # Deeper, or farther out, the fingers slide up a bowl's wall and lose it.
 GRIP, INSET = 0.02, 0.005  # below and inside the rim
+ASKEW = np.pi / 6  # between the direction of the fingers and the rim's radius
 HOME = np.pi / 2  # direction from finger to finger in the first pose
 HOLLOW = ("bowl", "plate", "mug", "frypan")
 
@@ -55,7 +56,7 @@ def choose(scene: Scene, name: str, failed: Sequence[Grasp], carried: np.ndarray
             for other in failed
         )
         met = _in_the_way(others, grasp) + _in_the_way(others - carried, grasp)
-        return 5 * width + 0.05 * turn + 0.02 * met + 0.2 * again
+        return 5 * width + 0.05 * turn + 0.02 * met + again
 
     return min(found, key=cost)[1]
 
@@ -84,7 +85,9 @@ def _at_the_rim(points: np.ndarray, middle: np.ndarray) -> list[tuple[float, Gra
     for angle in np.arange(24) * np.pi / 12:
         direction = np.array([np.cos(angle), np.sin(angle)])
         center = middle + (((rim - middle) @ direction).max() - INSET) * direction
-        found.append((0.0, Grasp(np.append(center, height), nearest_yaw(angle % np.pi))))
+        for askew in (0.0, -ASKEW, ASKEW):  # less firm, but the hand may have room there
+            grasp = Grasp(np.append(center, height), nearest_yaw((angle + askew) % np.pi))
+            found.append((0.02 * abs(askew), grasp))
     return found
 
 

@@ -1,13 +1,14 @@
 """What the expert knows: where the hand is, where things are and what space they take."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from octo_integration.simulators.renderer import import_mujoco
 
-GRID = 5  # points along an edge of a box
+GRID = 5  # points across a round thing
+APART = 0.015  # metres at most between points of a box: a finger is no thinner
 HAND = 0.1  # half width of the hand
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -116,10 +117,15 @@ class Scene:
             mesh = model.geom_dataid[geom]
             start = model.mesh_vertadr[mesh]
             return model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(np.float64)
-        grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, GRID)] * 3), -1).reshape(-1, 3)
         if kind == kinds.mjGEOM_BOX:
-            return grid * size
+            return _grid([np.linspace(-half, half, max(2, int(np.ceil(2 * half / APART)) + 1)) for half in size])
+        grid = _grid([np.linspace(-1, 1, GRID)] * 3)
         if kind == kinds.mjGEOM_SPHERE:
             return grid[np.linalg.norm(grid, axis=1) <= 1] * size[0]
         grid = grid * [size[0], size[0], size[1]]
         return grid[np.hypot(grid[:, 0], grid[:, 1]) <= size[0] * 1.02]
+
+
+def _grid(axes: Sequence[np.ndarray]) -> np.ndarray:
+    """All points with these coordinates: f64[N, 3]."""
+    return np.stack(np.meshgrid(*axes), -1).reshape(-1, 3)
