@@ -237,7 +237,7 @@ def rlds_features(simulator: Simulator, image_size: int) -> Any:
 
     layout, shape = layout_of(simulator), (image_size, image_size, 3)
     images = {
-        _image(camera): tfds.features.Image(shape=shape, encoding_format="jpeg", doc=doc)
+        _image(layout, camera): tfds.features.Image(shape=shape, encoding_format="jpeg", doc=doc)
         for camera, doc in simulator.cameras.items()
     }
     step = {
@@ -257,9 +257,9 @@ def rlds_features(simulator: Simulator, image_size: int) -> Any:
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step), "episode_metadata": metadata})
 
 
-def _image(camera: str) -> str:
+def _image(layout: Layout, camera: str) -> str:
     """The feature of a camera's image, as data sets call it: image, wrist_image."""
-    return "image" if camera == "primary" else f"{camera}_image"
+    return layout.images.get(camera, "image" if camera == "primary" else f"{camera}_image")
 
 
 def _record(work: tuple[_Job, Path]) -> None:
@@ -303,7 +303,7 @@ def _example(
     steps = [
         {
             "observation": {
-                **{_image(name.removeprefix("image_")): encode_jpeg(view[name]) for name in cameras},
+                **{_image(layout, name.removeprefix("image_")): encode_jpeg(view[name]) for name in cameras},
                 **layout.observe(observation),
             },
             "action": layout.act(action),

@@ -90,11 +90,14 @@ class Task(NamedTuple):
     Attributes:
       steps, expert_steps: how many an episode may take before it has failed: a policy's, and the expert's (None: none).
       initial_states: how many recorded ones there are, for `Environment.reset_to`.
+      stages: how many goals come one after another. `steps` are then of each; when `advance` says that one is done,
+        `instruction` is that of the next.
     """
 
     steps: int
     expert_steps: int | None
     initial_states: int = 0
+    stages: int = 1
 
 
 class Vector(NamedTuple):
@@ -130,6 +133,7 @@ class Layout(NamedTuple):
       act: standardised action f32[A] -> the written one. standard: the way back, f32[..., A].
       last_discount: of the last step; that of the others is 1.
       metadata: (task, seed) -> episode_metadata: texts and whole numbers.
+      images: camera -> name of its image, where not "image" (the camera primary) and "<camera>_image".
     """
 
     vectors: Mapping[str, Vector]
@@ -139,6 +143,7 @@ class Layout(NamedTuple):
     standard: Callable[[np.ndarray], np.ndarray]
     last_discount: float
     metadata: Callable[[str, int], dict[str, str | int]]
+    images: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
