@@ -24,6 +24,7 @@ class Table:
     """One scene, and what a task is judged by."""
 
     def __init__(self, root: str, scene: str, image_size: int) -> None:
+        """Builds it from the files of a checkout."""
         sys.path.insert(0, os.path.join(root, "calvin_env"))
         try:
             from calvin_env.envs.play_table_env import PlayTableSimEnv

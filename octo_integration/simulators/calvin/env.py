@@ -66,19 +66,7 @@ class CalvinEnv(Environment):
 
         What the task wants held is taken by the expert before the episode starts.
         """
-        self._seed, rng = seed, np.random.default_rng(seed)
-        if self._chains:
-            return self.reset_to(seed % rules.CHAINS)
-        needs = [rule.needs for rule in rules.RULES[self._name]]
-        for _ in range(HOLDING_TRIES):
-            situation = scenes.start_of(self._name, needs, rng)
-            self._place(situation, rng)
-            held = [color for color in rules.COLORS if situation[f"{color}_block"] == "held"]
-            if not held or self._hold(held[0]):
-                break
-        else:
-            raise RuntimeError(f"the expert could not take the block that {self._name} wants held.")
-        self._begin((self._name,))
+        self.begin(seed)
         return self.look()
 
     def reset_to(self, index: int) -> Observation:
@@ -93,6 +81,20 @@ class CalvinEnv(Environment):
         self._place(chain.start, np.random.default_rng(index))
         self._begin(chain.tasks)
         return self.look()
+
+    def begin(self, seed: int, task: str | None = None) -> None:
+        """`reset`, without a look; `task`: another one of the scene from now on."""
+        self._name = task or self._name
+        self._seed, rng = seed, np.random.default_rng(seed)
+        needs = [rule.needs for rule in rules.RULES[self._name]]
+        for _ in range(HOLDING_TRIES):
+            situation = scenes.start_of(needs, rng)
+            self._place(situation, rng)
+            held = [color for color in rules.COLORS if situation[f"{color}_block"] == "held"]
+            if not held or self._hold(held[0]):
+                self._begin((self._name,))
+                return
+        raise RuntimeError(f"the expert could not take the block that {self._name} wants held.")
 
     def advance(self, action: np.ndarray) -> bool:
         """Carries out f32[7]: x, y, z, angles about these in [-1, 1], gripper 1 (open) or 0 (closed).

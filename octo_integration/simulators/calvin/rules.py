@@ -87,9 +87,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 def kind(task: str) -> str:
-    """Of the tasks of one kind a chain has at most one: opening and closing are one, and lifts of any block off a place.
+    """Of the tasks of one kind a chain has at most one.
 
-    Turning and pushing blocks are one, too, and so are all that lamps can have done to them.
+    Opening and closing are of one kind; so are lifts of any block off a place, turning and pushing, and the lamps.
     """
     words = [word for word in task.split("_") if word not in (*COLORS, "left", "right", "on", "off")]
     if words[0] in ("rotate", "push") and task != "push_into_drawer":

@@ -102,12 +102,8 @@ def _place(scene: Scene, where: str, rng: np.random.Generator) -> np.ndarray:
     return np.array([rng.uniform(*x), rng.uniform(*y), z, 0.0, 0.0, turn])
 
 
-def start_of(task: str, needs: Sequence[Situation], rng: np.random.Generator) -> Situation:
-    """A situation in which the task can be done, else at random.
-
-    Args:
-      needs: of its rules; one is drawn.
-    """
+def start_of(needs: Sequence[Situation], rng: np.random.Generator) -> Situation:
+    """A situation that is one of these in what they say, and else at random."""
     places = ("table", "slider_left", "slider_right")
     wanted = needs[rng.integers(len(needs))]
     while True:
