@@ -7,6 +7,8 @@ simulator's own differ, `advance` and the observations convert.
 
 import abc
 import dataclasses
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -17,6 +19,7 @@ from octo_integration.common import named
 from octo_integration.simulators.seeds import seed_of
 
 FOLDER = "octo_integration.simulators"
+PYTHON = "SIMULATOR_PYTHON"  # environment variable: the interpreter of simulators that may need another than ours
 
 Observation = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -251,6 +254,19 @@ def _entry(what: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; there are {', '.join(table)}.")
     return table[name]
+
+
+def use_python(interpreter: str | None) -> None:
+    """Has simulators that run in a process of another interpreter use this one; None: leaves it as it is.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if interpreter is None:
+        return
+    if shutil.which(interpreter) is None:
+        raise ValueError(f"simulator_python is {interpreter!r}, which is no program; give the path of a python.")
+    os.environ[PYTHON] = interpreter
 
 
 def find(name: str) -> Simulator:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from octo_integration.simulators.calvin import wire
+from octo_integration.simulators.protocol import PYTHON
 from octo_integration.simulators.renderer import SimulatorMissing
 
-ROOT, PYTHON = "CALVIN_ROOT", "SIMULATOR_PYTHON"
+ROOT = "CALVIN_ROOT"
 INSTALL = "benchmarks/simulators/calvin.md says how"
 CLOSING_SECONDS = 10
 

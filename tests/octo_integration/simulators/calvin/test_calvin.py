@@ -17,8 +17,9 @@ from octo_integration.collect.experts import demonstrate
 from octo_integration.evaluate.rollout import rollout
 from octo_integration.simulators.calvin import SIMULATOR, SUITES
 from octo_integration.simulators.calvin.env import CalvinEnv
-from octo_integration.simulators.calvin.process import PYTHON, ROOT
+from octo_integration.simulators.calvin.process import ROOT
 from octo_integration.simulators.calvin.rules import chain
+from octo_integration.simulators.protocol import PYTHON, use_python
 from octo_integration.simulators.renderer import SimulatorMissing
 from tests.octo_integration.simulators.calvin import tree
 
@@ -225,3 +226,16 @@ def test_a_failing_installation_says_its_last_line(standing: Path) -> None:
     )
     with pytest.raises(SimulatorMissing, match="the git history of .*calvin_env"):
         CalvinEnv("A/turn_on_led", image_size=SIZE)
+
+
+def test_the_interpreter_that_a_command_is_given_is_used(standing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = standing / "other-python"
+    other.write_text(f'#!/bin/sh\ntouch {standing}/was-used\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    use_python(None)
+    assert os.environ[PYTHON] == sys.executable
+    with pytest.raises(ValueError, match="simulator_python is '/nowhere', which is no program"):
+        use_python("/nowhere")
+    use_python(str(other))
+    with CalvinEnv("A/turn_on_led", image_size=SIZE):
+        assert (standing / "was-used").exists()
