@@ -71,7 +71,8 @@ class Table:
         self._oracle = Tasks(load(*CONF, "tasks", "new_playtable_tasks.yaml").tasks)
         words = (OmegaConf.to_container(load(*WORDS, f"new_playtable{kind}.yaml")) for kind in ("", "_validation"))
         self.about = dict(zip(("training", "validation"), words), blocks=list(settings.scene.objects.movable_objects))
-        self._task, self._start = "", {}
+        self._task = ""
+        self._start: dict[str, Any] = {}
 
     def reset(self, robot: np.ndarray, scene: np.ndarray) -> dict[str, Any]:
         """Starts an episode."""

@@ -28,7 +28,7 @@ def _block(color: str) -> str:
 
 def _moves() -> dict[str, tuple[Rule, ...]]:
     """Tasks that hold nothing before and after."""
-    pairs = {
+    pairs: dict[tuple[str, str], tuple[str, str | int, str | int]] = {
         ("move_slider_left", "move_slider_right"): ("slider", "right", "left"),
         ("open_drawer", "close_drawer"): ("drawer", "closed", "open"),
         ("turn_on_lightbulb", "turn_off_lightbulb"): ("lightbulb", 0, 1),
@@ -46,7 +46,8 @@ def _moves() -> dict[str, tuple[Rule, ...]]:
 
 
 def _lifts(color: str) -> dict[str, tuple[Rule, ...]]:
-    block, held = _block(color), {_block(color): "held", "held": 1}
+    block = _block(color)
+    held: Situation = {block: "held", "held": 1}
     shelves = (
         Rule({block: "slider_left", "slider": "right", "held": 0}, held),
         Rule({block: "slider_right", "slider": "left", "held": 0}, held),
@@ -109,7 +110,7 @@ def outcomes(situation: Situation, task: str) -> list[Situation]:
 def situations() -> list[Situation]:
     """All that a chain may begin with: one or two blocks on the table, the others on either side of the cabinet."""
     places = ("table", "slider_right", "slider_left")
-    values = {
+    values: dict[str, tuple[str | int, ...]] = {
         "led": (0, 1),
         "lightbulb": (0, 1),
         "slider": ("right", "left"),

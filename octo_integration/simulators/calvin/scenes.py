@@ -58,7 +58,8 @@ def read(scene_obs: np.ndarray, order: Sequence[str]) -> State:
     """`order`: the scene's blocks, as its file names them (block_red, ...)."""
     poses = np.reshape(scene_obs[6:], (len(order), 6))
     blocks = {name.removeprefix("block_"): pose for name, pose in zip(order, poses)}
-    return State(*map(float, scene_obs[:6]), blocks)
+    slider, drawer, button, switch, bulb, led = map(float, scene_obs[:6])
+    return State(slider, drawer, button, switch, bulb, led, blocks)
 
 
 def write(state: State, order: Sequence[str]) -> np.ndarray:
@@ -105,7 +106,7 @@ def _place(scene: Scene, where: str, rng: np.random.Generator) -> np.ndarray:
 def start_of(needs: Sequence[Situation], rng: np.random.Generator) -> Situation:
     """A situation that is one of these in what they say, and else at random."""
     places = ("table", "slider_left", "slider_right")
-    wanted = needs[rng.integers(len(needs))]
+    wanted = needs[int(rng.integers(len(needs)))]
     while True:
         found: Situation = {
             "slider": str(rng.choice(["left", "right"])),
