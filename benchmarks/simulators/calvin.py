@@ -17,8 +17,9 @@ import tyro
 
 from octo_integration.collect.experts import disturbed
 from octo_integration.evaluate.intervals import wilson_interval
-from octo_integration.simulators.calvin import EXPERT_STEPS, SIMULATOR
+from octo_integration.simulators.calvin import EXPERT_STEPS, SIMULATOR, STEPS
 from octo_integration.simulators.calvin.env import CalvinEnv
+from octo_integration.simulators.calvin.rules import CHAIN, chain
 
 RESULTS = Path(__file__).parent / "calvin.jsonl"
 
@@ -35,6 +36,8 @@ class Config:
     """Seed of the first start; those below it were looked at when the expert was written."""
     starts: int = 20
     """How many of each task."""
+    chains: int = 0
+    """Instead of single tasks, the first so many chains of every scene."""
     out: Path = RESULTS
     """Where the lines go."""
     table: bool = False
@@ -60,8 +63,25 @@ def run(env: CalvinEnv, job: Job) -> dict[str, Any]:
     return {**job._asdict(), "success": success, "steps": steps}
 
 
+def run_chain(env: CalvinEnv, number: int) -> dict[str, Any]:
+    """How many tasks of a chain the expert does in a row, each as a policy's in `evaluate`."""
+    rng = np.random.default_rng(number)
+    env.reset_to(number)
+    for reached, task in enumerate(chain(number).tasks):
+        moves = (disturbed(rng, env.expert_action(), SIMULATOR.noise, SIMULATOR.movement) for _ in range(STEPS))
+        if not any(map(env.advance, moves)):
+            return {"number": number, "reached": reached, "failed": task}
+    return {"number": number, "reached": CHAIN, "failed": ""}
+
+
 def main(config: Config) -> None:
     """Runs what is missing, one start of every task before the next, and prints the table."""
+    if config.chains:
+        for scene in config.scenes:
+            with CalvinEnv(f"chains/{scene}", image_size=16) as env:
+                for number in range(config.chains):
+                    print(json.dumps({"scene": scene, **run_chain(env, number)}), flush=True)
+        return
     for scene in () if config.table else config.scenes:
         done = _read(config.out)
         seeds = range(config.first, config.first + config.starts)

@@ -13,6 +13,7 @@ from octo_integration.simulators.protocol import Environment, Observation
 ACTION_SIZE = 7
 STILL = np.array([0.0] * 6 + [1.0])
 SETTLING_STEPS = 8
+AIR = np.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
 HOLDING_STEPS = 150  # that the expert may take to hold what a task wants held
 HOLDING_TRIES = 10
 CHAINS = "chains"
@@ -154,7 +155,10 @@ class CalvinEnv(Environment):
         state = scenes.draw(self._scene, situation, rng)
         self._tasks = ()
         self._calvin.ask("begin", task="")
-        self._state = self._calvin.ask("reset", robot=scenes.ROBOT, scene=scenes.write(state, self._order))
+        # First in the air, where they touch nothing: the solver begins with what it knows of the contacts before.
+        air = state._replace(blocks={color: pose + AIR for color, pose in state.blocks.items()})
+        for moment in (air, state):
+            self._state = self._calvin.ask("reset", robot=scenes.ROBOT, scene=scenes.write(moment, self._order))
         for _ in range(SETTLING_STEPS):
             self._step(STILL)
 

@@ -39,6 +39,7 @@ class Calvin:
                 stderr=self._said,
             )
         except OSError as error:
+            self._said.close()
             raise SimulatorMissing(f"the interpreter {python} ({error.strerror})", INSTALL) from None
         try:
             self.about = self.ask("build", root=os.path.abspath(root), scene=scene, image_size=image_size)
@@ -76,4 +77,5 @@ class Calvin:
             self._process.wait(CLOSING_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
         self._said.close()

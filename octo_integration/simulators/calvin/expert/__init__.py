@@ -32,15 +32,16 @@ SKILLS: dict[str, Skill] = {
 
 
 def _of_block(color: str) -> dict[str, Skill]:
-    found: dict[str, Skill] = {
-        f"lift_{color}_block_{place}": lambda hand, scene: skills.lift(hand, color)
-        for place in ("table", "slider", "drawer")
-    }
-    for name, way in (("left", 1.0), ("right", -1.0)):  # anticlockwise is left
-        found[f"rotate_{color}_block_{name}"] = lambda hand, scene, way=way: skills.rotate(hand, color, way)
-    for name, way in (("left", LEFT), ("right", RIGHT)):
-        found[f"push_{color}_block_{name}"] = lambda hand, scene, way=way: skills.push(hand, color, way)
+    places = ("table", "slider", "drawer")
+    found: dict[str, Skill] = {f"lift_{color}_block_{place}": _on(skills.lift, color) for place in places}
+    for name, turn, way in (("left", 1.0, LEFT), ("right", -1.0, RIGHT)):  # anticlockwise is left
+        found[f"rotate_{color}_block_{name}"] = _on(skills.rotate, color, turn)
+        found[f"push_{color}_block_{name}"] = _on(skills.push, color, way)
     return found
+
+
+def _on(skill: Callable[..., Moves], color: str, *way: float) -> Skill:
+    return lambda hand, scene: skill(hand, color, *way)
 
 
 for _color in COLORS:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from octo_integration.simulators.calvin.expert.view import View
 
@@ -43,9 +44,9 @@ def action(hand: Hand, goal: np.ndarray, angles: np.ndarray, speed: float = SPEE
     return np.concatenate([move, turn.clip(-speed, speed), [hand.gripper]]).astype(np.float32)
 
 
-def go(hand: Hand, x: float, y: float, z: float, angles: np.ndarray, speed: float = SPEED) -> Moves:
-    """Until the hand is there, or comes no nearer."""
-    goal, best, waited = np.array([x, y, z]), np.inf, 0
+def go(hand: Hand, point: npt.ArrayLike, angles: np.ndarray, speed: float = SPEED) -> Moves:
+    """Until the hand is at x, y, z, or comes no nearer."""
+    goal, best, waited = np.asarray(point, float), np.inf, 0
     while True:
         off = float(np.linalg.norm(goal - hand.view.hand))
         turn = float(np.abs(apart(angles - hand.view.robot[3:6])).max())
@@ -73,5 +74,5 @@ def stay(hand: Hand) -> np.ndarray:
 def front(hand: Hand, x: float, angles: np.ndarray) -> Moves:
     """To where the hand meets nothing on its way: up first, then in front of x."""
     if hand.view.hand[2] < FRONT[1] - 0.05:
-        yield from go(hand, *hand.view.hand[:2], FRONT[1], angles)
-    yield from go(hand, x, *FRONT, angles)
+        yield from go(hand, (*hand.view.hand[:2], FRONT[1]), angles)
+    yield from go(hand, (x, *FRONT), angles)

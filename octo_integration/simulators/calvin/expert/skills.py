@@ -28,10 +28,10 @@ def slide(hand: Hand, scene: Scene, way: float) -> Moves:
     x = left + SLIDER_HANDLE
     goal = scene.slider + SLIDER_HANDLE - (scene.slider_open if way < 0 else 0.0)
     yield from front(hand, x, angles)
-    yield from go(hand, x, -0.11, SLIDER_Z, angles)
-    yield from go(hand, x, SLIDER_Y, SLIDER_Z, angles)
-    yield from go(hand, goal + 0.02 * way, SLIDER_Y, SLIDER_Z, angles)
-    yield from go(hand, goal, FREE_Y, SLIDER_Z, angles)
+    yield from go(hand, (x, -0.11, SLIDER_Z), angles)
+    yield from go(hand, (x, SLIDER_Y, SLIDER_Z), angles)
+    yield from go(hand, (goal + 0.02 * way, SLIDER_Y, SLIDER_Z), angles)
+    yield from go(hand, (goal, FREE_Y, SLIDER_Z), angles)
 
 
 def drawer(hand: Hand, scene: Scene, way: float) -> Moves:
@@ -41,11 +41,11 @@ def drawer(hand: Hand, scene: Scene, way: float) -> Moves:
     y = handle - 0.045 * way
     hand.gripper = CLOSED
     yield from front(hand, scene.drawer, angles)
-    yield from go(hand, scene.drawer, y, 0.48, angles)
-    yield from go(hand, scene.drawer, y, DRAWER_Z, angles)
-    yield from go(hand, scene.drawer, y + 0.25 * way, DRAWER_Z, angles)
-    yield from go(hand, scene.drawer, hand.view.hand[1] - 0.03 * way, DRAWER_Z, angles)
-    yield from go(hand, scene.drawer, hand.view.hand[1], 0.5, angles)
+    yield from go(hand, (scene.drawer, y, 0.48), angles)
+    yield from go(hand, (scene.drawer, y, DRAWER_Z), angles)
+    yield from go(hand, (scene.drawer, y + 0.25 * way, DRAWER_Z), angles)
+    yield from go(hand, (scene.drawer, hand.view.hand[1] - 0.03 * way, DRAWER_Z), angles)
+    yield from go(hand, (scene.drawer, hand.view.hand[1], 0.5), angles)
 
 
 def press(hand: Hand, scene: Scene) -> Moves:
@@ -53,9 +53,9 @@ def press(hand: Hand, scene: Scene) -> Moves:
     angles = turned(DOWN[2])
     hand.gripper = CLOSED
     yield from front(hand, scene.button, angles)
-    yield from go(hand, scene.button, BUTTON_Y, 0.54, angles)
-    yield from go(hand, scene.button, BUTTON_Y, BUTTON_Z, angles, 0.5)
-    yield from go(hand, scene.button, BUTTON_Y, 0.54, angles)
+    yield from go(hand, (scene.button, BUTTON_Y, 0.54), angles)
+    yield from go(hand, (scene.button, BUTTON_Y, BUTTON_Z), angles, 0.5)
+    yield from go(hand, (scene.button, BUTTON_Y, 0.54), angles)
 
 
 def switch_on(hand: Hand, scene: Scene) -> Moves:
@@ -64,10 +64,10 @@ def switch_on(hand: Hand, scene: Scene) -> Moves:
     hand.gripper = CLOSED
     below = np.array([scene.switch, *SWITCH_OFF]) - 0.045 * SWITCH_WAY
     yield from front(hand, scene.switch, angles)
-    yield from go(hand, *(below + [0, -0.1, 0.06]), angles)
-    yield from go(hand, *below, angles)
-    yield from go(hand, *(below + 0.13 * SWITCH_WAY), angles)
-    yield from go(hand, scene.switch, FREE_Y, SWITCH_ON[1], angles)
+    yield from go(hand, below + [0, -0.1, 0.06], angles)
+    yield from go(hand, below, angles)
+    yield from go(hand, below + 0.13 * SWITCH_WAY, angles)
+    yield from go(hand, (scene.switch, FREE_Y, SWITCH_ON[1]), angles)
 
 
 def switch_off(hand: Hand, scene: Scene) -> Moves:
@@ -77,10 +77,10 @@ def switch_off(hand: Hand, scene: Scene) -> Moves:
     hand.gripper = CLOSED
     above = np.array([scene.switch, *SWITCH_ON]) + 0.04 * SWITCH_WAY
     yield from front(hand, scene.switch - 0.05, angles)
-    yield from go(hand, *(above + [0, -0.1, 0.03]), angles)
-    yield from go(hand, *above, angles)
-    yield from go(hand, *(above - 0.12 * SWITCH_WAY), angles)
-    yield from go(hand, scene.switch, FREE_Y, 0.6, angles)
+    yield from go(hand, above + [0, -0.1, 0.03], angles)
+    yield from go(hand, above, angles)
+    yield from go(hand, above - 0.12 * SWITCH_WAY, angles)
+    yield from go(hand, (scene.switch, FREE_Y, 0.6), angles)
 
 
 def yaw_for(pose: np.ndarray, turn: float = 0.0) -> float:
@@ -96,8 +96,8 @@ def take(hand: Hand, color: str, turn: float = 0.0) -> Moves:
     angles = turned(yaw_for(pose, turn), tilt)
     hand.gripper = OPEN
     yield from front(hand, pose[0], angles)
-    yield from go(hand, *(pose[:3] + 0.1 * np.array([0, -np.sin(tilt), np.cos(tilt)])), angles)
-    yield from go(hand, *hand.view.state.blocks[color][:3], angles)
+    yield from go(hand, pose[:3] + 0.1 * np.array([0, -np.sin(tilt), np.cos(tilt)]), angles)
+    yield from go(hand, hand.view.state.blocks[color][:3], angles)
     yield from grip(hand, CLOSED)
 
 
@@ -105,15 +105,16 @@ def lift(hand: Hand, color: str) -> Moves:
     """Takes a block, and holds it up."""
     yield from take(hand, color)
     (x, y, z), (_, pitch, yaw) = hand.view.hand, hand.view.robot[3:6]
-    yield from go(hand, x, y + LIFT * np.sin(pitch), z + LIFT, turned(yaw, -pitch))
+    yield from go(hand, (x, y + LIFT * np.sin(pitch), z + LIFT), turned(yaw, -pitch))
 
 
 def rotate(hand: Hand, color: str, way: float) -> Moves:
     """Takes a block and turns it where it lies: way -1 clockwise, that is right."""
     yield from take(hand, color, way * TURN)
-    x, y, z = hand.view.hand
-    yaw = hand.view.robot[5]
-    yield from go(hand, x, y, z, turned(yaw + way * TURN), 0.6)
+    (x, y, z), yaw = hand.view.hand, hand.view.robot[5]
+    y = min(y, FREE_Y)  # the hand would meet the slider's handle
+    yield from go(hand, (x, y, z), turned(yaw), 0.5)
+    yield from go(hand, (x, y, z), turned(yaw + way * TURN), 0.6)
     yield from grip(hand, OPEN)
 
 
@@ -123,13 +124,13 @@ def push(hand: Hand, color: str, way: float) -> Moves:
     hand.gripper = CLOSED
     x, y = pose[0] - 0.08 * way, pose[1]
     yield from front(hand, x, angles)
-    yield from go(hand, x, y, 0.54, angles)
-    yield from go(hand, x, y, 0.465, angles)
+    yield from go(hand, (x, y, 0.54), angles)
+    yield from go(hand, (x, y, 0.465), angles)
     goal = pose[0] + (PUSH - 0.03) * way
     while (goal - hand.view.hand[0]) * way > 0.005:
         side = hand.view.state.blocks[color][1]
         yield moves.action(hand, np.array([goal, side, 0.465]), angles, 0.6)
-    yield from go(hand, *hand.view.hand[:2], 0.56, angles)
+    yield from go(hand, (*hand.view.hand[:2], 0.56), angles)
 
 
 def carry(hand: Hand, x: float, y: float, z: float, tilt: float = 0.0) -> Moves:
@@ -137,10 +138,10 @@ def carry(hand: Hand, x: float, y: float, z: float, tilt: float = 0.0) -> Moves:
     angles = turned(hand.view.robot[5], tilt)
     back = np.array([0, -np.sin(tilt), np.cos(tilt)])
     yield from front(hand, x, angles)
-    yield from go(hand, *(np.array([x, y, z]) + 0.1 * back), angles)
-    yield from go(hand, x, y, z, angles, 0.5)
+    yield from go(hand, np.array([x, y, z]) + 0.1 * back, angles)
+    yield from go(hand, (x, y, z), angles, 0.5)
     yield from grip(hand, OPEN)
-    yield from go(hand, *(np.array([x, y, z]) + 0.12 * back), angles)
+    yield from go(hand, np.array([x, y, z]) + 0.12 * back, angles)
 
 
 def held(hand: Hand) -> str:
@@ -183,7 +184,7 @@ def shove(hand: Hand, scene: Scene) -> Moves:
     yield from take(hand, color)
     (x, _, z), yaw = hand.view.hand, hand.view.robot[5]
     x = float(np.clip(x, scene.drawer - 0.13, scene.drawer + 0.13))
-    yield from go(hand, x, -0.17, z, turned(yaw), 0.6)
-    yield from go(hand, x, -0.25, z + 0.01, turned(yaw), 0.6)
+    yield from go(hand, (x, -0.17, z), turned(yaw), 0.6)
+    yield from go(hand, (x, -0.25, z + 0.01), turned(yaw), 0.6)
     yield from grip(hand, OPEN)
-    yield from go(hand, x, -0.25, 0.58, turned(yaw))
+    yield from go(hand, (x, -0.25, 0.58), turned(yaw))
