@@ -54,7 +54,7 @@ def test_what_is_held_can_be_put_down_or_stacked_and_that_undone() -> None:
 def test_chains_begin_in_turn_and_each_task_is_possible_in_one_way_alone() -> None:
     starts = situations()
     assert len(starts) == 192
-    for number in (0, 1, 191, 192, 999):
+    for number in (0, 191, 192):
         found = chain(number)
         assert found == chain(number) and found.start == starts[number % 192]
         assert len(found.tasks) == CHAIN == len({kind(task) for task in found.tasks})

@@ -1,10 +1,9 @@
-"""As much of OmegaConf as is asked for: files whose entries are attributes, and ${references} to others."""
+"""As much of OmegaConf as is asked for: files (of JSON, which is YAML) and ${references} to entries of others."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 class Entries(dict):
@@ -21,7 +20,7 @@ def _entries(value: Any) -> Any:
 class OmegaConf:
     @staticmethod
     def load(file: str) -> Any:
-        return _entries(yaml.safe_load(Path(file).read_text()))
+        return _entries(json.loads(Path(file).read_text()))
 
     create = staticmethod(_entries)
 
