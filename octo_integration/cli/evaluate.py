@@ -18,7 +18,7 @@ from octo_integration.evaluate.rollout import Policy as Acts
 from octo_integration.evaluate.table import success_table
 from octo_integration.policy.policy import Policy, check_dataset
 from octo_integration.policy.trained import checkpoint_of, fingerprint, load_run
-from octo_integration.simulators.protocol import Simulator, chosen_tasks, find
+from octo_integration.simulators.protocol import Simulator, chosen_tasks, find, use_python
 
 OPENPI_SIZE = 224  # pixels that openpi's LIBERO example sends
 
@@ -45,6 +45,8 @@ class Options:
     """Of a run on a mixture, the data set in whose units the robot is."""
     simulator: str = "metaworld"
     """A folder of octo_integration/simulators, or module:NAME of a package of yours."""
+    simulator_python: str | None = None
+    """The interpreter that CALVIN is installed for, where that is not this one."""
     suite: tuple[str, ...] = ()
     """All tasks of these suites of the simulator's (libero_spatial, ...)."""
     tasks: tuple[str, ...] | None = None
@@ -106,6 +108,7 @@ def run(config: Options) -> int:
     if strange := [name for name in others if getattr(config, name) is not None]:
         whose = "policy server, not of a run" if config.policy is None else "run, not of a policy server"
         raise ValueError(f"{strange[0]} is of a {whose}; leave it out.")
+    use_python(config.simulator_python)
     world = find(config.simulator)
     tasks = chosen_tasks(world, config.suite, config.tasks)
     with contextlib.ExitStack() as stack:

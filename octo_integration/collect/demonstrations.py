@@ -13,13 +13,21 @@ from octo_integration.collect.experts import Demonstration, demonstrate
 from octo_integration.collect.parallel import encode_jpeg, environment, parallel_map
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
-from octo_integration.simulators.protocol import Layout, Observation, Simulator, Vector, chosen_tasks, find
+from octo_integration.simulators.protocol import (
+    Layout,
+    Observation,
+    Simulator,
+    Vector,
+    chosen_tasks,
+    find,
+    use_python,
+)
 
 ZERO_SHOT = "zero_shot"
 ATTEMPTS = 20  # of one episode; some of LIBERO's tasks fail every other time
 STEPS_PER_EPISODE = 50  # about
 
-MAY_CHANGE = {"out", "workers", "suite"}  # of what was begun; tasks tell what the suites come to
+MAY_CHANGE = {"out", "workers", "suite", "simulator_python"}  # of what was begun; tasks tell what the suites come to
 
 Example = dict[str, Any]
 
@@ -43,6 +51,8 @@ class CollectConfig:
     """Directory to make; it will hold dataset_info.json and is what data.path takes."""
     simulator: str = "metaworld"
     """A folder of octo_integration/simulators, or module:NAME of a package of yours."""
+    simulator_python: str | None = None
+    """The interpreter that CALVIN is installed for, where that is not this one."""
     suite: tuple[str, ...] = ()
     """All tasks of these suites of the simulator's are demonstrated (libero_spatial, ...)."""
     tasks: tuple[str, ...] | None = None
@@ -156,6 +166,7 @@ def collect(config: CollectConfig) -> Path:
     """
     from octo_integration.collect.writer import new_dataset  # tensorflow, which the workers do without
 
+    use_python(config.simulator_python)
     out, simulator = Path(config.out), find(config.simulator)
     jobs = list(_jobs(config))
     views = sum(1 + len(job.views) for job in jobs)
@@ -237,7 +248,7 @@ def rlds_features(simulator: Simulator, image_size: int) -> Any:
 
     layout, shape = layout_of(simulator), (image_size, image_size, 3)
     images = {
-        _image(camera): tfds.features.Image(shape=shape, encoding_format="jpeg", doc=doc)
+        _image(layout, camera): tfds.features.Image(shape=shape, encoding_format="jpeg", doc=doc)
         for camera, doc in simulator.cameras.items()
     }
     step = {
@@ -257,9 +268,9 @@ def rlds_features(simulator: Simulator, image_size: int) -> Any:
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step), "episode_metadata": metadata})
 
 
-def _image(camera: str) -> str:
+def _image(layout: Layout, camera: str) -> str:
     """The feature of a camera's image, as data sets call it: image, wrist_image."""
-    return "image" if camera == "primary" else f"{camera}_image"
+    return layout.images.get(camera, "image" if camera == "primary" else f"{camera}_image")
 
 
 def _record(work: tuple[_Job, Path]) -> None:
@@ -303,7 +314,7 @@ def _example(
     steps = [
         {
             "observation": {
-                **{_image(name.removeprefix("image_")): encode_jpeg(view[name]) for name in cameras},
+                **{_image(layout, name.removeprefix("image_")): encode_jpeg(view[name]) for name in cameras},
                 **layout.observe(observation),
             },
             "action": layout.act(action),

@@ -70,7 +70,8 @@ def recording(path: Path, settings: Settings, about: Settings) -> Iterator[Recor
             _write(path, {HEADER: dict(settings), "about": dict(about)}, "w")
 
         def add(episode: Episode, outcome: Outcome) -> None:
-            _write(path, {**episode._asdict(), **outcome._asdict()}, "a")
+            values = {**episode._asdict(), **outcome._asdict()}
+            _write(path, {name: value for name, value in values.items() if value is not None}, "a")
             outcomes[episode] = outcome
 
         yield Record(outcomes, add)
@@ -94,7 +95,8 @@ def read(path: Path) -> Recorded:
                 settings = dict(values[HEADER])
                 continue
             episode = Episode(str(values["task"]), str(values["shift"]), int(values["number"]))
-            outcome = Outcome(values["success"], int(values["steps"]))
+            reached = values.get("reached")
+            outcome = Outcome(values["success"], int(values["steps"]), None if reached is None else int(reached))
             if not isinstance(outcome.success, bool) or episode in outcomes:
                 raise ValueError("no outcome, or one that was there before")
         except (ValueError, TypeError, KeyError, RecursionError) as error:

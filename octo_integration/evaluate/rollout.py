@@ -7,7 +7,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -49,10 +49,11 @@ class Episode(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an episode went: steps are those of the policy."""
+    """How an episode went: steps are those of the policy; reached: of a task of several stages, how many were done."""
 
     success: bool
     steps: int
+    reached: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,14 @@ class TaskResult:
     Attributes:
       outcomes: success of every episode, in order.
       interval: 95 % confidence interval of the success rate (Wilson).
+      reached: of a task of several stages, how many were done in every episode.
     """
 
     task: str
     shift: str
     outcomes: tuple[bool, ...]
     interval: tuple[float, float]
+    reached: tuple[int, ...] = ()
 
     @property
     def successes(self) -> int:
@@ -143,10 +146,16 @@ def rollout(
 
 def results(wanted: Iterable[Episode], outcomes: Mapping[Episode, Outcome]) -> list[TaskResult]:
     """The outcomes of the wanted episodes, by task and shift in the order of their first episodes."""
-    found: dict[tuple[str, str], list[bool]] = {}
+    found: dict[tuple[str, str], list[Outcome]] = {}
     for episode in wanted:
-        found.setdefault((episode.task, episode.shift), []).append(outcomes[episode].success)
-    return [TaskResult(*key, tuple(o), wilson_interval(sum(o), len(o))) for key, o in found.items()]
+        found.setdefault((episode.task, episode.shift), []).append(outcomes[episode])
+    return [_result(*key, episodes) for key, episodes in found.items()]
+
+
+def _result(task: str, shift: str, episodes: Sequence[Outcome]) -> TaskResult:
+    successes = tuple(outcome.success for outcome in episodes)
+    reached = tuple(outcome.reached for outcome in episodes if outcome.reached is not None)
+    return TaskResult(task, shift, successes, wilson_interval(sum(successes), len(successes)), reached)
 
 
 def check_rollout(
@@ -250,14 +259,14 @@ def _work(
     size = settings.render_size or settings.image_size
     try:
         while (task := agenda.task()) is not None:
-            limit = settings.max_steps or world.task(task).steps
+            known = world.task(task)
+            limit = settings.max_steps or known.steps
             with isolated_env(world.make, task, image_size=size) as env:
                 while (episode := agenda.episode(task)) is not None:
                     seen = start(env, world, episode, settings)
                     film = None if video_dir is None else [seen["image_primary"]]
-                    outcome = act(
-                        env, policy, seen, limit, settings.execute, world.action.size, agenda.stopped, film=film
-                    )
+                    options = (limit, settings.execute, world.action.size, agenda.stopped, film)
+                    outcome = act_in_stages(env, policy, seen, known.stages, *options)
                     if agenda.stopped.is_set():
                         return
                     if video_dir is not None and film is not None:
@@ -276,6 +285,26 @@ def start(env: Environment, world: Simulator, episode: Episode, settings: Rollou
     for _ in range(world.waiting_steps):
         env.advance(np.asarray(world.still, np.float32))
     return env.look() if world.waiting_steps else observation
+
+
+def act_in_stages(
+    env: Environment, policy: Policy, observation: Observation, stages: int, max_steps: int, *options: Any
+) -> Outcome:
+    """`act` for every stage of a task, until one fails; the policy knows nothing of those before.
+
+    Args:
+      max_steps: of each. options: others of `act`.
+    """
+    if stages == 1:
+        return act(env, policy, observation, max_steps, *options)
+    steps = 0
+    for reached in range(stages):
+        outcome = act(env, policy, observation, max_steps, *options)
+        steps += outcome.steps
+        if not outcome.success:
+            return Outcome(False, steps, reached)
+        observation = env.look()
+    return Outcome(True, steps, stages)
 
 
 def act(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from octo_integration.evaluate.compare import Difference
 from octo_integration.evaluate.intervals import rate_interval
 from octo_integration.evaluate.rollout import TaskResult
+from octo_integration.evaluate.runs import student_interval
 
 OVER_EPISODES = (
     "95 % intervals of this one run: a task's over its episodes (Wilson), a suite's over its tasks, never narrower "
@@ -34,7 +35,17 @@ def success_table(results: Sequence[TaskResult], suites: Mapping[str, Sequence[s
     lines = [f"{'task':<{width}}{'shift':<{shift_width}}{'success':>12}{'rate':>8}   95 % interval"]
     for name, shift, count, rate, (low, high) in rows:
         lines.append(f"{name:<{width}}{shift:<{shift_width}}{count:>12}{rate:>8.0%}   {low:.0%} to {high:.0%}")
-    return "\n".join([*lines, OVER_EPISODES])
+    return "\n".join([*lines, OVER_EPISODES, *map(_chain_line, (r for r in results if r.reached))])
+
+
+def _chain_line(result: TaskResult) -> str:
+    """Of a task of several stages: the mean number that was done in a row, and how often each was."""
+    reached = result.reached
+    mean, low, high, *_ = student_interval(reached)
+    around = f" (95 % {max(0.0, low):.2f} to {high:.2f})" if len(reached) > 1 else ""
+    shares = [f"{n}: {sum(r >= n for r in reached) / len(reached):.0%}" for n in range(1, max(reached) + 1)]
+    rows = f"; in a row {', '.join(shares)}" if shares else ""
+    return f"{result.task}, {result.shift}: mean length {mean:.2f}{around} of {len(reached)} episodes{rows}."
 
 
 def difference_table(differences: Sequence[Difference], runs: int) -> str:

@@ -7,6 +7,8 @@ simulator's own differ, `advance` and the observations convert.
 
 import abc
 import dataclasses
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -17,6 +19,7 @@ from octo_integration.common import named
 from octo_integration.simulators.seeds import seed_of
 
 FOLDER = "octo_integration.simulators"
+PYTHON = "SIMULATOR_PYTHON"  # environment variable: the interpreter of simulators that may need another than ours
 
 Observation = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -90,11 +93,14 @@ class Task(NamedTuple):
     Attributes:
       steps, expert_steps: how many an episode may take before it has failed: a policy's, and the expert's (None: none).
       initial_states: how many recorded ones there are, for `Environment.reset_to`.
+      stages: how many goals come one after another. `steps` are then of each; when `advance` says that one is done,
+        `instruction` is that of the next.
     """
 
     steps: int
     expert_steps: int | None
     initial_states: int = 0
+    stages: int = 1
 
 
 class Vector(NamedTuple):
@@ -130,6 +136,7 @@ class Layout(NamedTuple):
       act: standardised action f32[A] -> the written one. standard: the way back, f32[..., A].
       last_discount: of the last step; that of the others is 1.
       metadata: (task, seed) -> episode_metadata: texts and whole numbers.
+      images: camera -> name of its image, where not "image" (the camera primary) and "<camera>_image".
     """
 
     vectors: Mapping[str, Vector]
@@ -139,6 +146,7 @@ class Layout(NamedTuple):
     standard: Callable[[np.ndarray], np.ndarray]
     last_discount: float
     metadata: Callable[[str, int], dict[str, str | int]]
+    images: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +254,19 @@ def _entry(what: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; there are {', '.join(table)}.")
     return table[name]
+
+
+def use_python(interpreter: str | None) -> None:
+    """Has simulators that run in a process of another interpreter use this one; None: leaves it as it is.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if interpreter is None:
+        return
+    if shutil.which(interpreter) is None:
+        raise ValueError(f"simulator_python is {interpreter!r}, which is no program; give the path of a python.")
+    os.environ[PYTHON] = interpreter
 
 
 def find(name: str) -> Simulator:

@@ -11,9 +11,12 @@ from octo_integration.simulators.protocol import FOLDER, Simulator
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dream", r"^simulator is 'dream'; there are libero, metaworld, and module:NAME of a package of yours\.$"),
-        ("protocol", "there are libero, metaworld, and"),  # a module here, but no simulator
-        ("metaworld.env", "there are libero, metaworld, and"),
+        (
+            "dream",
+            r"^simulator is 'dream'; there are calvin, libero, metaworld, and module:NAME of a package of yours\.$",
+        ),
+        ("protocol", "there are calvin, libero, metaworld, and"),  # a module here, but no simulator
+        ("metaworld.env", "there are calvin, libero, metaworld, and"),
         ("", "simulator is ''; there are"),
         (
             "no_such_module:SIMULATOR",

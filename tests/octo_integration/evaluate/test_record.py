@@ -42,6 +42,14 @@ def test_a_line_an_episode_after_one_that_says_what_was_evaluated(path: Path) ->
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.jsonl"]
 
 
+def test_how_many_stages_were_done_is_kept(path: Path) -> None:
+    chain = Episode("chains/D", "none", 0)
+    with record.recording(path, SETTINGS, {}) as opened:
+        opened.add(chain, Outcome(False, 512, 2))
+    assert json.loads(path.read_text().splitlines()[-1])["reached"] == 2
+    assert record.read(path).outcomes[chain] == Outcome(False, 512, 2)
+
+
 def test_a_torn_last_line_is_run_again_and_the_others_are_not(path: Path) -> None:
     whole = path.read_text()
     path.write_text(whole[:-9])

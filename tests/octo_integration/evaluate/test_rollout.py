@@ -24,6 +24,7 @@ from octo_integration.evaluate.rollout import (
     run_episodes,
     start,
 )
+from octo_integration.evaluate.table import success_table
 from octo_integration.simulators.isolated import isolated_env
 from octo_integration.simulators.metaworld.env import MetaWorldEnv
 from octo_integration.simulators.metaworld.shifts import Shift
@@ -239,6 +240,49 @@ def test_more_episodes_than_recorded_states_are_refused() -> None:
     check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=50)
     with pytest.raises(ValueError, match="episodes is 51, but libero_spatial/0 has 50 recorded initial states"):
         check_rollout(["libero_spatial/0"], "none", Rollout("libero"), episodes=51)
+
+
+class Stages(Counter):
+    """Five goals, the third of which cannot be reached from an odd start."""
+
+    def reset_to(self, number: int) -> dict[str, np.ndarray]:
+        self.stage, self.odd, self.steps, self.total = 0, number % 2, 0, 0.0
+        self.instruction = "goal 0"
+        return self.look()
+
+    def advance(self, action: np.ndarray) -> bool:
+        done = super().advance(action) and not (self.odd and self.stage == 2)
+        if done:
+            self.stage, self.total = self.stage + 1, 0.0
+            self.instruction = f"goal {self.stage}"
+        return done
+
+
+def test_a_task_of_stages_goes_on_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are counted anew for each, the policy is asked anew with its words, and what is reached is told."""
+    world = find("metaworld")
+    five = dataclasses.replace(world, tasks={**world.tasks, "reach": Task(7, None, 4, stages=5)})
+    monkeypatch.setattr(module, "find", lambda name: five)
+    monkeypatch.setattr(module, "isolated_env", lambda make, task, **options: contextlib.nullcontext(Stages(task)))
+    told: dict[Episode, Outcome] = {}
+    heard: list[str] = []
+
+    def act(observation: Any, instruction: str) -> np.ndarray:
+        heard.append(instruction)
+        return np.ones((4, 4), np.float32)
+
+    policy = Acting(act)
+    wanted = [Episode("reach", "none", number) for number in range(2)]
+    run_episodes([policy], wanted, Rollout(), told.__setitem__)
+    assert told == {wanted[0]: Outcome(True, 25, 5), wanted[1]: Outcome(False, 17, 2)}
+    assert heard[:10] == [f"goal {stage}" for stage in range(5) for _ in range(2)]
+    assert heard[10:] == ["goal 0"] * 2 + ["goal 1"] * 2 + ["goal 2"] * 2
+    assert policy.episodes == 8  # it forgets what was before
+    (result,) = results(wanted, told)
+    assert result.outcomes == (True, False) and result.reached == (5, 2)
+    shown = success_table([result], {})
+    assert "reach, none: mean length 3.50 (95 % 0.00 to 22.56) of 2 episodes" in shown
+    assert "in a row 1: 100%, 2: 100%, 3: 50%, 4: 50%, 5: 50%." in shown
 
 
 def test_steps_run_out(counters: list[Counter]) -> None:

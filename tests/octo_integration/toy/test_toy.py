@@ -144,7 +144,7 @@ def test_success_is_counted_over_its_initial_states_and_steps() -> None:
         ({"shifts": ("texture",)}, "unknown shift 'texture'; there are none, bright, far"),
         ({"tasks": ("left",), "shifts": ("far",)}, "far needs a task with a way to the right; add right to tasks"),
         ({"layouts": "restricted"}, "layouts is 'restricted'; give all"),
-        ({"simulator": "libero2"}, "simulator is 'libero2'; there are libero, metaworld, and module:NAME"),
+        ({"simulator": "libero2"}, "simulator is 'libero2'; there are calvin, libero, metaworld, and module:NAME"),
     ],
 )
 def test_what_it_does_not_have_is_named(changes: dict[str, Any], message: str) -> None:
