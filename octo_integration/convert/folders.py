@@ -31,14 +31,13 @@ def _npz_episodes(folder: Path) -> dict[str, Key]:
 
 @contextlib.contextmanager
 def _npz(folder: Path, key: Key) -> Iterator[Episode]:
-    with (
-        _told(folder / key),
-        open(folder / key, "rb") as file,
-        np.lib.npyio.NpzFile(file, allow_pickle=False) as stored,
-    ):
+    path = folder / key
+    with _told(path), open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-        given = [arrays.pop(name) for name in INSTRUCTION if name in arrays and arrays[name].dtype.kind in "US"]
-        yield _episode(arrays, text(given[0]) if given and given[0].size == 1 else [*map(text, *given)] or "")
+        told = next((arrays[name] for name in INSTRUCTION if name in arrays and arrays[name].dtype.kind in "US"), "")
+        instruction = text(told) if np.size(told) == 1 else [text(one) for one in np.ravel(told)]
+        episode = _episode(path, arrays, instruction)
+    yield episode
 
 
 def _hdf5_episodes(folder: Path) -> dict[str, Key]:
@@ -58,11 +57,14 @@ def _hdf5(folder: Path, key: Key) -> Iterator[Episode]:
     import h5py
 
     path, name = folder / key[0], key[1]
-    with _told(path), h5py.File(path) as file:
-        group = file["data"][name] if name else file
-        arrays: dict[str, Any] = {}
-        group.visititems(lambda at, item: arrays.update({at: item}) if isinstance(item, h5py.Dataset) else None)
-        yield _episode(arrays, _words(file, group))
+    with contextlib.ExitStack() as opened:
+        with _told(path):
+            file = opened.enter_context(h5py.File(path))
+            group = file["data"][name] if name else file
+            arrays: dict[str, Any] = {}
+            group.visititems(lambda at, item: arrays.update({at: item}) if isinstance(item, h5py.Dataset) else None)
+            episode = _episode(path, arrays, _words(file, group))
+        yield episode
 
 
 def _words(file: Any, group: Any) -> str:
@@ -79,7 +81,7 @@ def _words(file: Any, group: Any) -> str:
     return ""
 
 
-def _episode(arrays: Mapping[str, Any], instruction: Any) -> Episode:
+def _episode(path: Path, arrays: Mapping[str, Any], instruction: Any) -> Episode:
     """Sorts arrays, or data sets of HDF5, by what they are."""
     vectors, images, left_out = {}, {}, {}
     for name, array in arrays.items():
@@ -90,16 +92,18 @@ def _episode(arrays: Mapping[str, Any], instruction: Any) -> Episode:
         if use == "vector":
             vectors[name] = array[()]
         elif use == "image":
-            images[name] = (len(array), _frames(array))
+            images[name] = (len(array), _frames(path, array))
         elif name not in INSTRUCTION:
             left_out[name] = use
     return Episode(vectors, images, instruction, left_out)
 
 
-def _frames(array: Any) -> Callable[[], Iterator[np.ndarray]]:
+def _frames(path: Path, array: Any) -> Callable[[], Iterator[np.ndarray]]:
     def frames() -> Iterator[np.ndarray]:
         for start in range(0, len(array), BLOCK):
-            yield from array[start : start + BLOCK]
+            with _told(path):
+                block = array[start : start + BLOCK]
+            yield from block
 
     return frames
 
@@ -109,11 +113,11 @@ def _told(path: Path) -> Iterator[None]:
     """Names the file in what its library says of it."""
     try:
         yield
-    except (OSError, EOFError, KeyError, ValueError) as error:
-        if str(error).startswith("convert:"):
-            raise
+    except Exception as error:  # h5py, numpy and its zip files raise whatever they like
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"convert: {path} cannot be read ({reason}); copy it again, or take it out.") from None
+        raise ValueError(
+            f"convert: {path} cannot be read ({reason}); copy it again, or leave it out by --skip."
+        ) from None
 
 
 def _holds(*endings: str) -> Callable[[Path], bool]:

@@ -43,8 +43,8 @@ def _episodes(folder: Path) -> dict[str, Key]:
         )
     with _told(folder / "meta"):
         cameras = [name for name, feature in info["features"].items() if feature["dtype"] == VIDEO]
-        keys = VERSIONS[version](folder, info, cameras)
-    return {f"episode_{key['episode']:06d}": key for key in sorted(keys, key=lambda key: key["episode"])}
+        keys = sorted(VERSIONS[version](folder, info, cameras), key=lambda key: key["episode"])
+    return {f"episode_{key['episode']:06d}": key for key in keys}
 
 
 def _v21(folder: Path, info: Any, cameras: list[str]) -> Iterator[Key]:

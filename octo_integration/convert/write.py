@@ -168,9 +168,7 @@ def plan_of(config: ConvertConfig) -> Plan:
 
 
 def _fields(episode: Episode, name: str) -> dict[str, Field]:
-    found = {
-        field: Field(target(field), "vector", values.shape[1:] or (1,)) for field, values in episode.vectors.items()
-    }
+    found = {field: Field(target(field), "vector", _size(values)) for field, values in episode.vectors.items()}
     for field, (_, frames) in episode.images.items():
         frame = next(frames(), None)
         if frame is None:
@@ -265,7 +263,9 @@ def _exact(values: np.ndarray, field: str, name: str) -> np.ndarray:
     """As float32, which integers must fit into and floats may be rounded to."""
     floats = values.astype(np.float32)
     if not np.isfinite(floats).all() or (values.dtype.kind in "iu" and (floats != values).any()):
-        raise ValueError(f"convert: {name}: {field} has numbers that float32 does not hold; leave it out, or scale it.")
+        raise ValueError(
+            f"convert: {name}: {field} has numbers that float32 does not hold; scale it, or leave it out by --skip."
+        )
     return floats
 
 

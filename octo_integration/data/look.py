@@ -88,8 +88,9 @@ def suspects(found: Look, actions: Iterable[str]) -> Iterator[str]:
         yield f"the instruction is empty in {blank} of {len(found.instructions)} episodes"
     for at in actions:
         for i, column in enumerate(found.vectors[at].T):
-            share = _at_ends(column)
-            if SATURATED < share < ENDS:
+            count = _at_ends(column)
+            if count - 2 > SATURATED * len(column) and count < ENDS * len(column):  # two are there always
+                share = count / len(column)
                 yield f"steps/{at}[{i}] is saturated: {share:.0%} of the steps stand at its least or greatest value"
 
 
@@ -100,7 +101,7 @@ def gripper_of(found: Look, actions: Sequence[str]) -> Gripper | None:
     """
     values = found.vectors[actions[-1]]
     column = values[:, -1]
-    if _at_ends(column) < ENDS:
+    if _at_ends(column) < max(ENDS * len(column), 1):
         return None
     low, high = float(np.round(column.min(), 4)), float(np.round(column.max(), 4))
     starts = np.cumsum([0, *found.lengths[:-1]])[np.array(found.lengths) > 0]
@@ -120,9 +121,9 @@ def _constant(column: np.ndarray) -> bool:
     return bool(np.ptp(column) <= CONSTANT * np.abs(column).max())
 
 
-def _at_ends(column: np.ndarray) -> float:
-    """Share of the values at the least or the greatest one; 0 where all are the same, or not finite."""
+def _at_ends(column: np.ndarray) -> int:
+    """How many values are at the least or the greatest one; 0 where all are the same, or one is not finite."""
     if not len(column) or not np.isfinite(column).all() or _constant(column):
-        return 0.0
+        return 0
     near = NEAR * np.ptp(column)
-    return float(((column <= column.min() + near) | (column >= column.max() - near)).mean())
+    return int(((column <= column.min() + near) | (column >= column.max() - near)).sum())

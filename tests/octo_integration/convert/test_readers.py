@@ -114,7 +114,7 @@ def test_an_instruction_is_given_where_there_is_none(tmp_path: Path) -> None:
     [
         ({"joints": None}, "episode_1.npz has no joints, which the first episode has"),
         ({"joints": np.zeros((3, 6))}, "steps of different numbers: 3 joints, 2 gripper, 2 actions, 2 image"),
-        ({"joints": np.zeros((2, 5))}, "episode_1.npz: joints is of shape (5,), at first (6,)"),
+        ({"joints": np.zeros((2, 5))}, "episode_1.npz: joints is of shape (5,), in the first episode (6,)"),
         ({"actions": np.full((2, 7), np.nan)}, "episode_1.npz, step 0: actions[0] is nan"),
         ({"gripper": np.array([1, 2**24 + 1])}, "gripper has numbers that float32 does not hold"),
         ({"image": np.zeros((2, 8, 8, 3), np.uint8)}, "step 0: image is of shape (8, 8, 3), in the first episode (16"),
@@ -131,7 +131,7 @@ def test_a_bad_episode_is_named_and_can_be_skipped(tmp_path: Path, changes: dict
 
 
 def test_a_first_episode_without_what_a_model_needs(tmp_path: Path) -> None:
-    lacks = {"actions": "no action or actions, but image", "joints": "no state", "image": "no camera"}
+    lacks = {"actions": "no action or actions, but joints, image", "joints": "no state", "image": "no camera"}
     for missing, said in lacks.items():
         folder = tmp_path / missing
         folder.mkdir()
