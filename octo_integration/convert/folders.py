@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.convert.episode import INSTRUCTION, UNSEEN, Episode, Key, Reader, text, use_of
+from octo_integration.convert.episode import ACTION, INSTRUCTION, OBSERVED, UNSEEN, Episode, Key, Reader, text, use_of
 
 HDF5 = (".hdf5", ".h5")
 BLOCK = 64  # frames that are read at once
@@ -73,19 +73,22 @@ def _words(file: Any, group: Any) -> str:
         for place in (group, group.attrs):
             if name in place and isinstance(value := place[name][()] if place is group else place[name], str | bytes):
                 return text(value)
-    parents = (group, "ep_meta", ("lang",)), (file.get("data", file), "problem_info", ("language_instruction",))
-    for place, attribute, names in parents:
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            value = json.loads(text(place.attrs[attribute]))[names[0]]
-            return " ".join("".join(value).strip('"').split())
+    described = (group, "ep_meta", "lang"), (file.get("data", file), "problem_info", "language_instruction")
+    for place, attribute, name in described:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return "".join(json.loads(text(place.attrs[attribute]))[name]).strip(
+                '"'
+            )  # LIBERO has lists of letters, too
     return ""
 
 
 def _episode(path: Path, arrays: Mapping[str, Any], instruction: Any) -> Episode:
     """Sorts arrays, or data sets of HDF5, by what they are."""
     vectors, images, left_out = {}, {}, {}
+    grouped = any(map(OBSERVED.match, arrays))
     for name, array in arrays.items():
-        if re.split(r"[./]", name)[0] in UNSEEN:
+        seen = OBSERVED.match(name) if grouped else re.split(r"[./]", name)[0] not in UNSEEN
+        if not seen and name not in (*ACTION, *INSTRUCTION):
             left_out[name] = "nothing that a robot sees"
             continue
         use = use_of(array.shape, array.dtype)
@@ -116,7 +119,8 @@ def _told(path: Path) -> Iterator[None]:
     except Exception as error:  # h5py, numpy and its zip files raise whatever they like
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"convert: {path} cannot be read ({reason}); copy it again, or leave it out by --skip."
+            f"convert: {path} cannot be read ({reason}); copy it again, or leave it out (--skip, of a whole file: "
+            "take it out of the folder)."
         ) from None
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from octo_integration.data.mapping import FieldMapping
+from octo_integration.data.mapping import WHOLE, FieldMapping
 
 WRIST = re.compile(r"wrist|hand|gripper", re.I)
 OTHER_ACTION = re.compile(r"action|command", re.I)
@@ -25,11 +25,12 @@ def propose(leaves: Mapping[str, Leaf]) -> FieldMapping:
     Raises:
       ValueError: there is no image, vector, action or text.
     """
-    images, vectors = ([path for path, leaf in leaves.items() if leaf.kind == kind] for kind in ("image", "vector"))
+    steps = {path: leaf for path, leaf in leaves.items() if not path.startswith(WHOLE)}
+    images, vectors = ([path for path, leaf in steps.items() if leaf.kind == kind] for kind in ("image", "vector"))
     action = [path for path in vectors if path.split("/")[0] == "action"]
     action = action or [path for path in vectors if OTHER_ACTION.search(path)][:1]
     state = [path for path in vectors if path.startswith("observation/") and path not in action]
-    state = state or [path for path in vectors if path not in action and not path.startswith("/")]
+    state = state or [path for path in vectors if path not in action]
     instructions = texts(leaves)
     for what, found in (("image", images), ("action", action), ("state", state), ("instruction", instructions)):
         if not found:

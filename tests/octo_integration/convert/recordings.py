@@ -47,6 +47,7 @@ def hdf5(folder: Path, lengths: tuple[int, ...] = (3, 2), problem: str | None = 
                 demo[name if name == "actions" else f"obs/{name}"] = values
             demo["next_obs/joints"] = demo["obs/joints"][()]
             demo["rewards"] = np.zeros(length)
+            demo["robot_states"] = np.zeros((length, 9))
             demo["obs/depth"] = np.zeros((length, 16, 16, 1), np.float32)
     return folder
 

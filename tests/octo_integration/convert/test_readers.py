@@ -89,6 +89,7 @@ def test_what_no_robot_sees_is_left_out_and_said(tmp_path: Path) -> None:
     config = ConvertConfig(str(folder), "out")
     text = describe(config, plan_of(config))
     assert "next_obs/joints  left out: nothing that a robot sees" in text
+    assert "robot_states     left out: nothing that a robot sees" in text
     assert "left out: images are uint8[N, height, width, 3], and it is float32[3, 16, 16, 1]" in text
     assert "obs/joints       -> steps/observation/joints  float32[6]" in text
     assert (
