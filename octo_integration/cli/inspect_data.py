@@ -30,8 +30,8 @@ class Options:
     maps-vla finetune --out runs/bridge --data.path bridge_dataset/1.0.0 --data.standardize inspected/mapping.json
     """
 
-    path: tyro.conf.Positional[str]
-    """RLDS directory (it has dataset_info.json), or demo."""
+    path: tyro.conf.Positional[str] = "demo"
+    """RLDS directory (it has dataset_info.json), or demo: the shipped Meta-World demonstrations."""
     split: str = "train"
     """Split to look at; slices such as train[90%:] are allowed."""
     episodes: int = 64
