@@ -116,7 +116,8 @@ def _opened(folder: Path, key: Key) -> Iterator[Episode]:
         times = _numbers("timestamp", columns["timestamp"]).astype(np.float64).reshape(-1)
         _check_even(times, key)
         vectors: dict[str, np.ndarray] = {}
-        images, left_out = {}, {}
+        images: dict[str, Any] = {}
+        left_out: dict[str, str] = {}
         for name, dtype in key["features"].items():
             if name.split(".")[0] in UNSEEN:
                 continue
