@@ -7,6 +7,7 @@ from typing import NamedTuple
 from octo_integration.data.mapping import WHOLE, FieldMapping
 
 WRIST = re.compile(r"wrist|hand|gripper", re.I)
+GRIPPER = re.compile(r"grip", re.I)
 OTHER_ACTION = re.compile(r"action|command", re.I)
 INSTRUCTION = ("language_instruction", "instruction", "task", "language")
 NAMES = ("primary", "secondary", "tertiary")
@@ -25,8 +26,9 @@ def propose(leaves: Mapping[str, Leaf]) -> FieldMapping:
     Raises:
       ValueError: there is no image, vector, action or text.
     """
-    steps = {path: leaf for path, leaf in leaves.items() if not path.startswith(WHOLE)}
-    images, vectors = ([path for path, leaf in steps.items() if leaf.kind == kind] for kind in ("image", "vector"))
+    # In an order that does not depend on that of features.json, which is none; a gripper comes last.
+    steps = sorted((p for p in leaves if not p.startswith(WHOLE)), key=lambda p: (bool(GRIPPER.search(p)), p))
+    images, vectors = ([path for path in steps if leaves[path].kind == kind] for kind in ("image", "vector"))
     action = [path for path in vectors if path.split("/")[0] == "action"]
     action = action or [path for path in vectors if OTHER_ACTION.search(path)][:1]
     state = [path for path in vectors if path.startswith("observation/") and path not in action]
@@ -50,7 +52,7 @@ def texts(leaves: Mapping[str, Leaf]) -> list[str]:
         name = path.rsplit("/", 1)[-1]
         return INSTRUCTION.index(name) if name in INSTRUCTION else len(INSTRUCTION)
 
-    return sorted((path for path, leaf in leaves.items() if leaf.kind == "text"), key=rank)
+    return sorted(sorted(path for path, leaf in leaves.items() if leaf.kind == "text"), key=rank)
 
 
 def _cameras(paths: list[str]) -> dict[str, str]:

@@ -96,7 +96,7 @@ def open_whole(path: str, split: str) -> tuple[Source, dict[str, str], dict[str,
     builder = _builder(directory)
     _check_steps(builder.info.features, directory)
     parts = _parts(builder, directory, split)
-    found = leaves(builder.info.features)
+    found = dict(sorted(leaves(builder.info.features).items(), key=lambda item: (item[0][0] == WHOLE, item[0])))
     usable = {at: leaf for at, feature in found.items() if (leaf := _leaf(feature))}
     images, vectors = (
         [at for at, leaf in usable.items() if leaf.kind == kind and at[0] != WHOLE] for kind in ("image", "vector")
