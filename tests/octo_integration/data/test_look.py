@@ -103,7 +103,7 @@ def test_the_proposal_goes_by_names() -> None:
     assert [*mapping.action.items()] == [("action/move", 6), ("action/grip", 1)]
     assert mapping.state == {"observation/state": 8}
     assert mapping.instruction == "/episode_metadata/instruction"
-    with pytest.raises(ValueError, match="there is no image among the fields action/move"):
+    with pytest.raises(ValueError, match="there is no image among the fields action/grip"):
         propose({path: leaf for path, leaf in leaves.items() if leaf.kind != "image"})
 
 

@@ -108,7 +108,7 @@ def test_an_instruction_of_the_episode_is_that_of_all_its_steps(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"images": {}}, "images is {}; give cameras and fields"),
+        ({"images": {}}, "images is {}; give cameras and their fields"),
         ({"images": {"primary": 3}}, 'images is {"primary": 3}; give cameras'),
         ({"state": ["observation/state"]}, 'state is ["observation/state"]; give fields and their lengths'),
         ({"action": {"action": True}}, 'action is {"action": true}; give fields and their lengths'),
