@@ -252,11 +252,10 @@ def check(episode: Episode, fields: Mapping[str, Field], name: str) -> None:
     if not all(lengths.values()):
         raise ValueError(f"convert: {name} has no steps; leave it out by --skip.")
     for field, values in episode.vectors.items():
-        bad = np.argwhere(~np.isfinite(values)) if field in fields else ()
-        if len(bad):
-            at = tuple(bad[0])
-            entry = f"[{at[1]}]" if len(at) > 1 else ""
-            raise ValueError(f"convert: {name}, step {at[0]}: {field}{entry} is {values[at]}; {remedy}")
+        if field in fields and not np.isfinite(values).all():
+            step, *entry = map(int, np.argwhere(~np.isfinite(values))[0])
+            at = f"step {step}: {field}{entry or ''}"
+            raise ValueError(f"convert: {name}, {at} is {values[(step, *entry)]}; {remedy}")
 
 
 def _exact(values: np.ndarray, field: str, name: str) -> np.ndarray:
