@@ -24,6 +24,7 @@ def recording(seed: int, length: int = 12) -> dict:
     return {
         "camera": rng.integers(0, 256, (length, 64, 64, 3), np.uint8),
         "joints": joints[:-1],
+        "gripper": 1 - closed,
         "action": np.column_stack([np.diff(joints, axis=0), closed]),
         "instruction": np.array("move to the red cube"),
     }
