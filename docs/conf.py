@@ -42,6 +42,7 @@ CONTENTS = """
 
 maps_optax/README
 octo_integration/README
+docs/own_data
 examples/README
 docs/api
 benchmarks/README

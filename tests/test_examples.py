@@ -68,7 +68,7 @@ def test_own_data_then_a_policy(tmp_path):
     """The run of one example is the policy of the next."""
     assert run("07_own_data.py", str(tmp_path))["code"] == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 4 and "action_l1/val" in lines[-1]
+    assert lines[-1]["step"] == 4 and "action_l1/train[4:]" in lines[-1]
     actions = run("08_policy.py", str(tmp_path / "run"))["actions"]
     assert actions.shape == (8, 7) and abs(actions).max() < 20
 

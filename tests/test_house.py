@@ -17,6 +17,7 @@ LAYERS = (
     ("policy", "processes", "logs"),
     ("evaluate", "serve"),
     ("train", "pretrain", "collect"),
+    ("convert",),
     ("cli",),
     ("benchmarks",),
 )

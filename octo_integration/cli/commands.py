@@ -25,7 +25,7 @@ from octo_integration.processes.heap import keep_heap
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 # Modules that are not in the extra `vla`.
-EXTRAS = {"msgpack": "serve", "websockets": "serve"}
+EXTRAS = {"av": "convert", "h5py": "convert", "msgpack": "serve", "pyarrow": "convert", "websockets": "serve"}
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -64,6 +64,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": _command("evaluate", "roll a fine-tuned policy out in a simulator: success per task"),
     "compare": _command("compare", "compare the success of evaluated runs in pairs"),
     "serve": _command("serve", "answer robots over the network, as openpi's servers do"),
+    "convert": _command("convert", "write recordings (LeRobot, HDF5, .npz) as RLDS", f"{HERE}.convert:ConvertConfig"),
+    "inspect-data": _command("inspect_data", "show what an RLDS data set holds, and propose how to read it"),
     "collect": _command(
         "collect", "record demonstrations of a simulator's scripted experts as RLDS", f"{HERE}.collect:CollectConfig"
     ),

@@ -44,9 +44,7 @@ def parallel_map(
                     yield waiting.popleft().result()
                     bar.update()
         except concurrent.futures.process.BrokenProcessPool:
-            raise ChildProcessError(
-                "a simulator process died (out of memory?); try again with fewer workers."
-            ) from None
+            raise ChildProcessError("a worker process died (out of memory?); try again with fewer workers.") from None
         except BaseException:
             for process in multiprocessing.active_children():
                 if process not in others:

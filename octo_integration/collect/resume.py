@@ -39,7 +39,7 @@ def parts(out: Path, options: Mapping[str, Any]) -> Iterator[Path]:
         for name, value in given.items():
             if begun.get(name) != value:
                 raise ValueError(
-                    f"collect: {folder} holds episodes recorded with {name}={begun.get(name)!r}, not {value!r}; give "
+                    f"{folder} holds episodes recorded with {name}={begun.get(name)!r}, not {value!r}; give "
                     "the same to go on with them, remove the folder, or give another --out."
                 )
     else:
@@ -77,7 +77,7 @@ def read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(), object_hook=_restored)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"collect: {path} is damaged ({error}); remove it, and give the command again.") from None
+        raise ValueError(f"{path} is damaged ({error}); remove it, and give the command again.") from None
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,7 @@ def new_dataset(
     features: Any,
     splits: Sequence[str],
     expected_bytes: int,
+    check: Callable[[Path], None] = lambda directory: None,
 ) -> Iterator[Callable[[Examples], None]]:
     """Gives a function that adds examples, {split: [example, ...]}; `out` appears when the block ends well.
 
@@ -47,6 +48,7 @@ def new_dataset(
       features: tfds.features.FeaturesDict; images may be given as encoded bytes.
       splits: all of them, also those that stay empty.
       expected_bytes: rough size, for finding a disk too small before the work.
+      check: looks at the finished directory before it gets its name; what it raises leaves nothing behind.
 
     Raises:
       FileExistsError: `out` is there and not empty.
@@ -81,6 +83,7 @@ def new_dataset(
                 yield add
                 with _one_line_errors(out):
                     writer.close_all()
+                    check(partial)
                     partial.chmod(DIRECTORY_MODE)
                     partial.rename(out)
         finally:

@@ -17,8 +17,8 @@ class DataConfig:
     path: str = "demo"
     """RLDS directory (it has dataset_info.json), or demo: the shipped Meta-World demonstrations."""
     standardize: str = "metaworld"
-    """Standardisation of this data set: a file in octo_integration/data/standardisations, or module:NAME of a package
-    of yours."""
+    """Standardisation of this data set: a file in octo_integration/data/standardisations, module:NAME of a package of
+    yours, or the JSON mapping that maps-vla inspect-data proposes (mapping.json)."""
     split: str = "train"
     """Split to train on; slices such as train[:20] or train[90%:] hold episodes out."""
     mixture: str | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from octo_integration.data.mapping import WHOLE
 from octo_integration.data.rlds import Source, first_line
 from octo_integration.data.standardize import Episode, Fields, Span, episode
 from octo_integration.data.tf import settled, tf, tfds
@@ -182,13 +183,19 @@ def _parse(source: Source, record: Any) -> Fields:
     """One record -> {path: tensor over the steps}: images as stored, vectors as float32."""
     # TFDS would decode `steps` into a data set per episode; skipped, they are batched tensors.
     skip = {"steps": tfds.decode.SkipDecoding()}
-    steps = source.features.deserialize_example(record, decoders=skip)["steps"]
+    found = source.features.deserialize_example(record, decoders=skip)
+    steps = found["steps"]
     for path in source.standardisation.vectors:
         feature = source.features["steps"].feature[path]
         if steps[path].dtype == tf.string:  # Tensor(encoding="zlib") or "bytes"
             spec = tf.TensorSpec(feature.shape, feature.tf_dtype)
             steps[path] = tf.map_fn(feature.decode_example, steps[path], fn_output_signature=spec)
-        steps[path] = tf.cast(steps[path], tf.float32)
+        values = tf.cast(steps[path], tf.float32)
+        steps[path] = values[:, None] if feature.shape == () else values
+    instruction = source.standardisation.instruction
+    if instruction.startswith(WHOLE):
+        length = tf.shape(next(iter(steps.values())))[0]
+        steps[instruction] = tf.fill([length], found[instruction.removeprefix(WHOLE)])
     return steps
 
 

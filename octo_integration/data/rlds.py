@@ -9,11 +9,13 @@ import hashlib
 import importlib.resources
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from octo_integration.data.mapping import WHOLE
+from octo_integration.data.proposal import Leaf, texts
 from octo_integration.data.standardize import Standardisation, find, known, source
 from octo_integration.data.tf import tf, tfds
 from octo_integration.data.trusted import check_features, check_inside
@@ -35,7 +37,7 @@ class Source:
 
     Attributes:
       name: directory and split, for messages.
-      features: TFDS features of what the standardisation reads, one flat `steps`.
+      features: TFDS features of what the standardisation reads: one flat `steps`, and an instruction beside it.
       cameras: those of its images that the data set has and that are wanted.
       fingerprint: changes with the data files, the split and the standardisation.
     """
@@ -66,25 +68,58 @@ def open_source(path: str, split: str, standardize: str, cameras: Sequence[str] 
     standardisation = find(standardize)
     directory = _demo() if path == "demo" else path
     builder = _builder(directory)
-    instructions = _instructions(builder, directory, split)
-    for instruction in instructions:
-        check_inside(os.fspath(builder.data_dir), os.fspath(instruction.filename))
-    takes = [part.take for part in instructions]
+    parts = _parts(builder, directory, split)
     features = _features(builder.info.features, directory, standardize, cameras)
     steps = features["steps"].feature
-    parts = tuple(
-        FilePart(os.fspath(p.filename), p.skip, p.take, p.examples_in_shard, int(first))
-        for p, first in zip(instructions, np.cumsum([0, *takes[:-1]]), strict=True)
-    )
     return Source(
         name=f"{directory} [{split}]",
         standardisation=standardisation,
         features=features,
         cameras=tuple(camera for camera in cameras if standardisation.images.get(camera) in steps),
         parts=parts,
-        num_episodes=sum(takes),
+        num_episodes=sum(part.take for part in parts),
         fingerprint=_fingerprint(directory, standardize, parts),
     )
+
+
+def open_whole(path: str, split: str) -> tuple[Source, dict[str, str], dict[str, Leaf]]:
+    """A data set whose fields nobody has mapped yet, to be looked at.
+
+    Returns:
+      (source of all its images, each a camera of its own path, float vectors, and the likeliest instruction if any;
+       path -> type and shape of all fields; those that a mapping can name).
+
+    Raises:
+      FileNotFoundError, ValueError: as `open_source`, but for the standardisation.
+    """
+    directory = _demo() if path == "demo" else path
+    builder = _builder(directory)
+    _check_steps(builder.info.features, directory)
+    parts = _parts(builder, directory, split)
+    found = dict(sorted(leaves(builder.info.features).items(), key=lambda item: (item[0][0] == WHOLE, item[0])))
+    usable = {at: leaf for at, feature in found.items() if (leaf := _leaf(feature))}
+    images, vectors = (
+        [at for at, leaf in usable.items() if leaf.kind == kind and at[0] != WHOLE] for kind in ("image", "vector")
+    )
+    if not images and not vectors:
+        raise ValueError(f"{directory}: steps have no image and no float vector, but {', '.join(sorted(found))}.")
+    standardisation = Standardisation(
+        images={at: at for at in images},
+        vectors={at: usable[at].size for at in vectors},
+        instruction=next(iter(texts(usable)), ""),
+        build=lambda steps: (None, None, slice(None)),  # there is nothing to build yet
+    )
+    read = (*images, *vectors, *filter(None, (standardisation.instruction,)))
+    source = Source(
+        name=f"{directory} [{split}]",
+        standardisation=standardisation,
+        features=_only(found, read),
+        cameras=tuple(images),
+        parts=parts,
+        num_episodes=sum(part.take for part in parts),
+        fingerprint="",
+    )
+    return source, {at: _described(feature) for at, feature in found.items()}, usable
 
 
 def split_names(path: str) -> tuple[str, ...]:
@@ -192,18 +227,33 @@ def _instructions(builder: Any, directory: str, split: str) -> list[Any]:
     return instructions
 
 
-def _features(features: Any, directory: str, standardize: str, cameras: Sequence[str]) -> Any:
-    """The part of the TFDS features that the standardisation reads, its types and sizes checked."""
+def _parts(builder: Any, directory: str, split: str) -> tuple[FilePart, ...]:
+    instructions = _instructions(builder, directory, split)
+    for instruction in instructions:
+        check_inside(os.fspath(builder.data_dir), os.fspath(instruction.filename))
+    takes = [part.take for part in instructions]
+    return tuple(
+        FilePart(os.fspath(p.filename), p.skip, p.take, p.examples_in_shard, int(first))
+        for p, first in zip(instructions, np.cumsum([0, *takes[:-1]]), strict=True)
+    )
+
+
+def _check_steps(features: Any, directory: str) -> None:
     if "steps" not in features or not isinstance(features["steps"], tfds.features.Dataset):
         raise ValueError(
             f"data.path: {directory} is not an RLDS data set: its records have no steps but "
             f"{', '.join(sorted(features))}; give one whose records are episodes."
         )
-    steps = dict(_leaves(features["steps"].feature))
+
+
+def _features(features: Any, directory: str, standardize: str, cameras: Sequence[str]) -> Any:
+    """The part of the TFDS features that the standardisation reads, its types and sizes checked."""
+    _check_steps(features, directory)
+    steps = leaves(features)
     needs = find(standardize)
     images = [p for camera in cameras if (p := needs.images.get(camera)) in steps]
     paths = (*images, *needs.vectors, needs.instruction)
-    remedy = f"give the standardize of this data set (there are {', '.join(known())})."
+    remedy = f"give the standardize of this data set (there are {', '.join(known())}), or a JSON mapping."
     for path in paths:
         if path not in steps:
             raise ValueError(
@@ -217,7 +267,26 @@ def _features(features: Any, directory: str, standardize: str, cameras: Sequence
                 f"{directory}: steps/{path} is {_described(found)}, "
                 f"standardize={standardize!r} reads {wanted}; {remedy}"
             )
-    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset({path: steps[path] for path in paths})})
+    return _only(steps, paths)
+
+
+def _only(found: Mapping[str, Any], paths: Sequence[str]) -> Any:
+    """The features of a record that has these fields alone, flat."""
+    steps = {path: found[path] for path in paths if path[0] != WHOLE}
+    beside = {path.removeprefix(WHOLE): found[path] for path in paths if path[0] == WHOLE}
+    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps), **beside})
+
+
+def _leaf(feature: Any) -> Leaf | None:
+    """What a mapping can make of a feature."""
+    dtype, shape = feature.tf_dtype, feature.shape
+    if dtype == tf.string and shape == ():
+        return Leaf("text", 0)
+    if dtype == tf.uint8 and shape is not None and len(shape) == 3 and shape[2] == 3:
+        return Leaf("image", 0)
+    if _is_float(dtype) and len(shape) <= 1 and None not in shape:
+        return Leaf("vector", shape[0] if shape else 1)
+    return None
 
 
 def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:
@@ -227,7 +296,8 @@ def _expected(needs: Standardisation, path: str) -> tuple[str, Any]:
     if path == needs.instruction:
         return "string[]", lambda f: f.tf_dtype == tf.string and f.shape == ()
     size = needs.vectors[path]
-    return f"float[{size}]", lambda f: _is_float(f.tf_dtype) and f.shape == (size,)
+    shapes = ((size,), ()) if size == 1 else ((size,),)
+    return f"float[{size}]", lambda f: _is_float(f.tf_dtype) and f.shape in shapes
 
 
 def _is_float(dtype: Any) -> bool:
@@ -239,6 +309,12 @@ def _described(feature: Any) -> str:
     if not isinstance(feature.tf_dtype, tf.DType):
         return f"a {type(feature).__name__}"
     return f"{feature.tf_dtype.name}{list(feature.shape)}"
+
+
+def leaves(features: Any) -> dict[str, Any]:
+    """{path: feature} of the steps, and of what the episode has once under "/path"."""
+    beside = {f"{WHOLE}{path}": f for path, f in _leaves(features) if path != "steps"}
+    return {**dict(_leaves(features["steps"].feature)), **beside}
 
 
 def _leaves(feature: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

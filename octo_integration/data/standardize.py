@@ -1,6 +1,6 @@
 """What a standardisation is: it turns one data set's episodes into the form that all sets share.
 
-Each is a file of its own in `standardisations/`, or in a package of yours; nothing else names it.
+Each is a file of its own in `standardisations/`, or in a package of yours, or a JSON mapping; nothing else names it.
 
 A standardised episode of N steps is
     {"observation": {"image_<camera>": string[N] (compressed) or uint8[N, H, W, 3],
@@ -10,11 +10,13 @@ A standardised episode of N steps is
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from octo_integration.common import named
+from octo_integration.data.mapping import OPTION, FieldMapping, Gripper, is_mapping, read_mapping
 from octo_integration.data.tf import tf
 
 FOLDER = "octo_integration.data.standardisations"
@@ -45,8 +47,9 @@ class Standardisation:
 
     Attributes:
       images: camera -> path of its image under `steps`, uint8 with three channels. A data set need not have them all.
-      vectors: path -> length of the float vectors that `build` reads; all must be finite.
-      instruction: path of the instruction.
+      vectors: path -> length of the float vectors that `build` reads; all must be finite. A single number per step is
+        one of length 1.
+      instruction: path of the instruction; one that begins with / is the whole episode's, beside its steps.
       build: {path: tensor over the N >= 1 raw steps} (vectors as float32) -> (proprio, action, slice of the steps that
         they are of).
       spans: what would tell that the data have another convention; looked at when statistics are made.
@@ -70,17 +73,58 @@ def known() -> list[str]:
 
 
 def find(name: str) -> Standardisation:
-    """The STANDARDISATION of a file in `standardisations/`, or "module:NAME" of a package of yours; imports it.
+    """The STANDARDISATION of a file in `standardisations/`, or "module:NAME" of a package of yours, which it imports.
+
+    A name that ends in .json is that of a mapping.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or the mapping is wrong.
     """
-    return named.find(name, Standardisation, FOLDER, "data.standardize")
+    if is_mapping(name):
+        return of_mapping(read_mapping(Path(name)))
+    return named.find(name, Standardisation, FOLDER, OPTION)
 
 
 def source(name: str) -> bytes:
     """The file of the standardisation that `find` gave."""
-    return named.source(name, FOLDER)
+    return Path(name).read_bytes() if is_mapping(name) else named.source(name, FOLDER)
+
+
+def of_mapping(mapping: FieldMapping) -> Standardisation:
+    """The standardisation that a mapping describes."""
+    gripper = mapping.gripper
+
+    def build(steps: Fields) -> tuple[Any, Any, slice]:
+        action = tf.concat([steps[path] for path in mapping.action], axis=1)
+        if gripper:
+            at = gripper.entry
+            opening = (action[:, at : at + 1] - gripper.closed) / (gripper.open - gripper.closed)
+            action = tf.concat([action[:, :at], tf.clip_by_value(opening, 0.0, 1.0), action[:, at + 1 :]], axis=1)
+        return tf.concat([steps[path] for path in mapping.state], axis=1), action, ALL
+
+    def own(action: np.ndarray) -> np.ndarray:
+        if not gripper:
+            return action
+        taken = np.array(action)
+        taken[..., gripper.entry] = gripper.closed + taken[..., gripper.entry] * (gripper.open - gripper.closed)
+        return taken
+
+    return Standardisation(
+        images=mapping.images,
+        vectors={**mapping.state, **mapping.action},
+        instruction=mapping.instruction,
+        build=build,
+        spans=(_span(mapping.action, gripper),) if gripper else (),
+        own=own,
+    )
+
+
+def _span(action: Mapping[str, int], gripper: Gripper) -> Span:
+    """Where the gripper's raw values lie."""
+    places = [(path, at) for path, size in action.items() for at in range(size)]
+    path, at = places[gripper.entry]
+    low, high = sorted((gripper.closed, gripper.open))
+    return Span(path, slice(at, at + 1), low, high, signed=low < 0 < high)
 
 
 def episode(standardisation: Standardisation, steps: Fields) -> Episode:

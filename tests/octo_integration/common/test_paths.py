@@ -20,6 +20,7 @@ NEEDED = {
     "collect": ["--out", "x"],
     "collect-frames": ["--out", "x"],
     "compare": ["--against", "x"],
+    "convert": ["--source", "x", "--out", "x"],
     "evaluate": ["--run", "x"],
     "export": ["--out", "x"],
     "finetune": ["--out", "x"],
@@ -50,7 +51,7 @@ def texts(cls: type, prefix: str = "") -> list[str]:
 # Names out of a list, which the config checks itself.
 NAMES = {("collect", field) for field in ("simulator", "suite", "tasks", "shifts", "zero_shot", "layouts")}
 NAMES |= {("evaluate", "policy")}  # an address
-POSITIONAL = {("plot", "runs"), ("compare", "runs")}
+POSITIONAL = {("plot", "runs"), ("compare", "runs"), ("inspect-data", "path")}
 FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(options(name))} - NAMES)
 
 
@@ -63,6 +64,8 @@ def test_the_options_that_take_a_path_are_among_those_tried():
         *(("export", field) for field in ("run", "weights", "out")),
         *(("import", field) for field in ("out", "siglip", "prismatic")),
         *((command, "out") for command in ("collect", "collect-frames", "demo", "plot")),
+        *(("convert", field) for field in ("source", "out")),
+        *(("inspect-data", field) for field in ("path", "out")),
         ("plot", "runs"),
     } <= set(FIELDS)
 
