@@ -103,7 +103,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,serve,dev,docs]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[vla,sim,libero,serve,convert,dev,docs]'
 	touch $@
 
 # The oldest versions that the core promises to run on; Octo's own.

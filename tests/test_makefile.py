@@ -72,7 +72,7 @@ def test_a_python_gets_the_versions_that_it_can_have(
     python = interpreter(version)
     commands = make("--dry-run", "install", f"PYTHON={python}", f"VENV={tmp_path}/venv", pythons=tmp_path).stdout
     assert f"{python} -m venv {tmp_path}/venv\n" in commands
-    assert f"-c constraints/{constraints}.txt -e '.[vla,sim,libero,serve,dev,docs]'" in commands
+    assert f"-c constraints/{constraints}.txt -e '.[vla,sim,libero,serve,convert,dev,docs]'" in commands
 
 
 @pytest.mark.parametrize(
