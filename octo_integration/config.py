@@ -20,6 +20,7 @@ from octo_integration.model.heads import HeadKind
 
 Method = Literal["maps", "adam", "l2_sp"]
 NanPolicy = Literal["stop", "skip"]
+AnchorWeights = Literal["start", "original"]
 T = typing.TypeVar("T")
 
 # Those of data are in its own config.
@@ -161,17 +162,21 @@ class FinetuneConfig:
     out: str
     """Run directory: config.json, statistics.json, checkpoints/, metrics.jsonl, drift.json, TensorBoard events."""
     model: str | None = None
-    """Name of the model's configuration (octo_integration/model/sizes.py); None: the model of the weights, where
-    maps-vla import wrote it beside them, else tiny."""
+    """Name of the model's configuration (octo_integration/model/sizes.py); None: the model of the weights, where they
+    are of a run or maps-vla import wrote it beside them, else tiny."""
     weights: str | None = "tiny"
-    """Pretrained weights: tiny (shipped), what maps-vla import made, the path of a .safetensors file, or None for a
-    random start."""
+    """Pretrained weights: tiny (shipped), what maps-vla import made, a run to go on from (its directory once it is
+    finished, or RUN/checkpoints/STEP), the path of a .safetensors file, or None for a random start."""
+    anchor_weights: AnchorWeights = "start"
+    """With --weights of a run, what the weights are held near and drift is measured from. start: that run's end;
+    original: the weights that it, or the first of the runs before it, started from."""
     head: HeadKind | None = None
     """Action head (octo_integration/model/heads), such as l1 (regression), diffusion or tokens (classes per dimension);
-    None: the model's own."""
+    None: that of the run that the weights are of, else the model's own."""
     instruction_length: int | None = None
-    """Tokens of an instruction, with the prompt around it; None: the model's own. Longer ones lose their end, and a
-    warning says so: tiny's 16 are for Meta-World's, LIBERO's take 35 of its tokens."""
+    """Tokens of an instruction, with the prompt around it; None: those of the run that the weights are of, else the
+    model's own. Longer ones lose their end, and a warning says so: tiny's 16 are for Meta-World's, LIBERO's take 35 of
+    its tokens."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)

@@ -173,12 +173,28 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
     found = whole.newest_whole(directory) if step is None else step
     if found is None or found not in steps:
         raise FileNotFoundError(f"no checkpoint {step or ''} in {directory}; there are: {steps or 'none'}.")
-    step = found
-    manager = _manager(directory, read_only=True)
-    wanted = _named({"params": like})
-    saved = {p: leaf for p, leaf in _saved_leaves(manager, step).items() if p.startswith("params/")}
-    _check_same(saved, wanted, f"checkpoint {directory}/{step}")
-    return _rebuild({"params": like}, _read(manager, step, wanted))["params"]
+    _check_same(saved_params(directory, found), _named({"params": like}), f"checkpoint {directory}/{found}")
+    return read_params(directory, found, like)
+
+
+def saved_params(directory: Path, step: int) -> Named:
+    """The parameters that a checkpoint has, without reading them: {"params/dinov2/...": shape and dtype}.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    leaves = _saved_leaves(_manager(directory, read_only=True), step)
+    return {path: leaf for path, leaf in leaves.items() if path.startswith("params/")}
+
+
+def read_params(directory: Path, step: int, like: Tree) -> Tree:
+    """Those of a checkpoint's parameters that `like` has, which it must have as they were saved.
+
+    Args:
+      like: `jax.ShapeDtypeStruct`s, with or without shardings.
+    """
+    wanted = {"params": like}
+    return _rebuild(wanted, _read(_manager(directory, read_only=True), step, _named(wanted)))["params"]
 
 
 def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+import maps_optax as mx
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
 from octo_integration.evaluate.action_error import ActionError, action_error
@@ -18,12 +19,12 @@ from octo_integration.logs.run_log import open_log
 from octo_integration.processes import claim, distributed, lifeline
 from octo_integration.processes.interrupts import Interrupted, Request, interrupts
 from octo_integration.state import checkpoint, lora, sharding
-from octo_integration.state.train_state import TrainState
+from octo_integration.state.train_state import TrainState, shardings_of
 from octo_integration.train import defaults, finite
 from octo_integration.train.assemble import Job, assemble
 from octo_integration.train.fit import Between, fit
 from octo_integration.train.report import make_report
-from octo_integration.train.run_directory import check_same_run, describe_run
+from octo_integration.train.run_directory import check_same_run, describe_run, read_start, started
 from octo_integration.train.step import Metrics
 
 Tree = Any
@@ -65,9 +66,12 @@ def finetune(config: FinetuneConfig) -> Outcome:
         config = dataclasses.replace(config, eval_splits=tuple(job.splits))
         _say(f"measures the action error on: {', '.join(job.splits) or 'nothing; give --eval-splits'}")
         _say(job.hold.table)
+        origin = read_start(config, lora.base(job.like.model), out)
+        for line in started(origin):
+            _say(line)
         manager, start, state, theta0 = _begin(job, out, config.keep)
         if jax.process_index() == 0:
-            describe_run(out, config, job.built.statistics)
+            describe_run(out, config, job.built.statistics, origin)
         return _run(job, out, manager, start, state, theta0)
 
 
@@ -77,6 +81,14 @@ def _begin(job: Job, out: Path, keep: int) -> tuple[ocp.CheckpointManager, int, 
     With adapters it is empty: the frozen parameters of the state are theta0.
     """
     theta0 = job.theta0()
+
+    def fresh() -> TrainState:
+        state = job.init(theta0 if job.start is None else job.start())
+        if job.start is None or not job.hold.anchored:
+            return state
+        moved = state._replace(opt_state=mx.set_anchor(state.opt_state, theta0))
+        return jax.device_put(moved, shardings_of(job.like))
+
     manager = checkpoint.open_checkpoints(out / "checkpoints", keep)
     start = manager.latest_step() or 0
     if start:
@@ -85,13 +97,13 @@ def _begin(job: Job, out: Path, keep: int) -> tuple[ocp.CheckpointManager, int, 
             start,
             job.like,
             lora.split(theta0)[0],
-            lambda: job.init(theta0),
+            fresh,
             anchored=job.hold.anchored,
             anchor_memory=job.hold.anchor_memory,
         )
         _say(f"resumed {out} at step {start} of {job.cadence.steps}")
     else:
-        state = job.init(theta0)
+        state = fresh()
     if job.like.frozen:
         return manager, start, state, {}
     parked = jax.tree.map(lambda x: sharding.on_host(x.sharding), job.like.params)
