@@ -146,6 +146,20 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where the log goes beside metrics.jsonl and TensorBoard's events.
+
+    maps-vla finetune --log.wandb offline
+    """
+
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases, of the extra wandb: online sends what is logged and the config to its servers as it comes,
+    offline keeps it in RUN/wandb for `wandb sync`."""
+    project: str = "maps-vla"
+    """The project there."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tunes a vision-language-action model on robot demonstrations.
 
@@ -185,6 +199,7 @@ class FinetuneConfig:
     eval_splits: tuple[str, ...] | None = None
     """Splits whose action error is measured. None: all that the data set has beside the one trained on, or those of the
     run that is resumed. Empty: none."""
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
     log_every: int = 20
     """Steps between lines of metrics.jsonl and TensorBoard points."""
     eval_every: int = 200
@@ -307,6 +322,8 @@ def read_config(run: Path) -> FinetuneConfig:
     values = _read(run)
     if isinstance(values, dict):
         values.pop("versions", None)
+        if set(values) == {"fit"}:
+            raise ValueError(f"{run} is of `fit`, whose model only your own script knows.")
     return from_dict(FinetuneConfig, values, str(run / "config.json"))
 
 

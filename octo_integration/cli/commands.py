@@ -24,7 +24,7 @@ from octo_integration.common.paths import refuse_schemes
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 # Modules that are not in the extra `vla`.
-EXTRAS = {"msgpack": "serve", "websockets": "serve"}
+EXTRAS = {"msgpack": "serve", "wandb": "wandb", "websockets": "serve"}
 
 BAD_INPUT = 2
 INTERRUPTED = 130

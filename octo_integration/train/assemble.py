@@ -22,8 +22,8 @@ from octo_integration.state.origin import anchor_of
 from octo_integration.state.setup import Built, abstract_params, build, initial_params
 from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
 from octo_integration.train import checks, defaults
-from octo_integration.train.fit import Cadence
 from octo_integration.train.step import Metrics, make_loss, make_train_step
+from octo_integration.train.steps import Cadence
 
 Tree = Any
 Batch = Mapping[str, Any]

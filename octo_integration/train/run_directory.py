@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "mesh.",
     "optimizer.steps",
     "eval_splits",
+    "log.",
     "log_every",
     "eval_every",
     "save_every",
