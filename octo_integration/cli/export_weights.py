@@ -11,7 +11,8 @@ from octo_integration.common import lock
 from octo_integration.config import read_config
 from octo_integration.policy.trained import checkpoint_of, load_run
 from octo_integration.state.lora import merge_lora
-from octo_integration.state.origin import end_of, kind, original
+from octo_integration.state.origin import end_of, kind
+from octo_integration.train.run_directory import recorded_start
 from octo_integration.weights.imported import (
     POSITIONS,
     check_new,
@@ -66,7 +67,8 @@ def run(config: Options) -> int:
 
 def _run(run: Path, step: int | None, out: Path) -> None:
     """Of a run: the names are those of the weights that it, or the first of the runs before it, started from."""
-    weights = original(read_config(run)).weights
+    start = recorded_start(run)
+    weights = read_config(run).weights if start is None else start["original_weights"]
     if kind(weights) == "imported":
         record = read_provenance(Path(str(weights)))
         trained = load_run(run, step)

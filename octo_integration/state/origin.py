@@ -52,9 +52,12 @@ def end_of(weights: str) -> End:
       FileNotFoundError, ValueError: there is none, it is torn, or the run has not ended.
     """
     run = run_of(weights)
-    if (run / "weights.safetensors").is_file():
-        raise ValueError(f"{run} is a run of pretrain; give its {run}/weights.safetensors.")
-    last = read_config(run).optimizer.steps
+    try:
+        last = read_config(run).optimizer.steps
+    except ValueError:
+        if not (run / "weights.safetensors").is_file():
+            raise
+        raise ValueError(f"{run} is a run of pretrain; give its {run}/weights.safetensors.") from None
     steps = whole.steps_in(run / CHECKPOINTS)
     newest = steps[0] if steps else 0
     step = newest if Path(weights) == run else int(Path(weights).name)

@@ -84,7 +84,7 @@ def fit(
         processes each gives its own rows. The same n has to give the same batches for a run to resume bit for bit.
       out: directory of the run.
       accumulate: batches of one optimizer step, whose gradients are averaged (`optax.MultiSteps`).
-      anchor: θ0, a tree like params; None: params.
+      anchor: θ0, a tree like params, in place of the `anchor` of `mx.spd`; None: params.
       layers: that `mx.maps` was given: names and gathers layers in the log. None: each leaf is one.
       measure: params -> scalars to log, every `eval_every` steps and at the end.
       mesh: as of `maps-vla finetune`: batches are split over `data` x `fsdp`, parameters along `fsdp` (their largest
@@ -108,7 +108,7 @@ def fit(
     own: Any = tx if accumulate == 1 else optax.MultiSteps(tx, accumulate)
     shapes = jax.eval_shape(functools.partial(_state, own), params)
     like = placed(shapes, own, grid, _places(params, specs, grid, mesh.min_size), {})
-    kinds = {type(node) for node in jax.tree.leaves(like.opt_state, is_leaf=_holds_anchor) if _holds_anchor(node)}
+    holds = [node for node in jax.tree.leaves(like.opt_state, is_leaf=_is_hold) if _is_hold(node)]
     put = functools.partial(_put, at=shardings_of(like.params))
     init = jax.jit(functools.partial(_state, own), out_shardings=shardings_of(like))
     run = session.Session(
@@ -119,12 +119,12 @@ def fit(
         init=init,
         step=make_train_step(_with_metrics(loss), own, like, grid, seed),
         batches=lambda n: _placed_batches(batches, n, steps * accumulate, grid),
-        report=lambda theta0: _report(theta0, layers, mx.SPDState in kinds, like),
+        report=lambda theta0: _report(theta0, layers, any(isinstance(node, mx.SPDState) for node in holds), like),
         saved=lambda state, done, theta0: None,
         measure=lambda now, request: {} if measure is None else {k: float(v) for k, v in measure(now).items()},
         cadence=cadence,
         keep=keep,
-        anchored=bool(kinds),
+        anchored=any(jax.tree.leaves(node.anchor) for node in holds),
         loggers=loggers,
     )
     with lifeline.together(out), claim.held(out):
@@ -157,8 +157,8 @@ def _check(params: Tree, batches: Any, numbers: Mapping[str, int]) -> None:
             raise ValueError(f"fit: {name} is {value}; give at least 1.")
 
 
-def _holds_anchor(node: Any) -> bool:
-    return isinstance(node, mx.SPDState | mx.L2SPState) and bool(jax.tree.leaves(node.anchor))
+def _is_hold(node: Any) -> bool:
+    return isinstance(node, mx.SPDState | mx.L2SPState)
 
 
 def _state(tx: Any, params: Tree) -> TrainState:
@@ -183,7 +183,8 @@ def _put(tree: Tree, at: Tree) -> Tree:
     def place(leaf: Any, to: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.device_put(leaf, to)
-        return jax.make_array_from_callback(leaf.shape, to, lambda index: np.array(leaf[index]))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, to, lambda index: host[index])
 
     return jax.tree.map(place, tree, at)
 

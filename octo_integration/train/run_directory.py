@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "max_skips",
 )
 START = "start.json"
+START_FIELDS = ("run", "step", "adapters_merged", "anew", "original_weights", "anchor_weights")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -70,8 +71,7 @@ def read_start(config: FinetuneConfig, like: Tree, out: Path) -> dict[str, Any] 
     Args:
       like: the parameters without adapters, as shapes.
     """
-    if (out / START).is_file():
-        found: dict[str, Any] = json.loads((out / START).read_text())
+    if (found := recorded_start(out)) is not None:
         return found
     if kind(config.weights) != "run":
         return None
@@ -84,6 +84,21 @@ def read_start(config: FinetuneConfig, like: Tree, out: Path) -> dict[str, Any] 
         "original_weights": original(config).weights,
         "anchor_weights": config.anchor_weights,
     }
+
+
+def recorded_start(run: Path) -> dict[str, Any] | None:
+    """What START of a run holds; None: it began at no other run.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    if not (run / START).is_file():
+        return None
+    try:
+        found = json.loads((run / START).read_text())
+        return {name: found[name] for name in START_FIELDS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run / START} is damaged ({error}).") from None
 
 
 def started(origin: dict[str, Any] | None) -> list[str]:

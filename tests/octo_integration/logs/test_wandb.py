@@ -83,8 +83,17 @@ def test_online_somebody_has_to_be_logged_in_before_anything_is_done(tmp_path, m
     assert error.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
+class Absent:
+    """As if wandb were not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "wandb":
+            raise ModuleNotFoundError("No module named 'wandb'", name=name)
+
+
 def test_a_missing_package_is_one_line_before_anything_is_done(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
     monkeypatch.setattr(loop, "assemble", lambda config: pytest.fail("the run was begun"))
     assert commands.main(["finetune", "--out", str(tmp_path / "x"), "--log.wandb", "offline"]) == commands.BAD_INPUT
     said = capsys.readouterr()
