@@ -43,7 +43,7 @@ def spent(monkeypatch):
     for name in EXPENSIVE:
         count(assemble, name)
     for name in ("open_checkpoints", "restore"):
-        count(loop.checkpoint, name)
+        count(loop.session.checkpoint, name)
     for module in (policy, commands.importlib.import_module("octo_integration.cli.export_weights")):
         count(module, "load_run")
     return calls

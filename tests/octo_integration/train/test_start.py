@@ -69,13 +69,14 @@ def started(monkeypatch, config: FinetuneConfig):
     """(the parameters that a run starts from, its theta0), without a step."""
     found = {}
 
-    def stop(job, out, manager, start, state, theta0):
-        found.update(start=leaves(lora.base(state.model)), theta0=leaves(theta0))
-        found["anchors"] = leaves(state.opt_state[3].anchor) if hasattr(state.opt_state[3], "anchor") else {}
+    def stop(run, out, begun):
+        hold = begun.state.opt_state[3]
+        found.update(start=leaves(lora.base(begun.state.model)), theta0=leaves(begun.theta0))
+        found["anchors"] = leaves(hold.anchor) if hasattr(hold, "anchor") else {}
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "_run", stop)
+        patch.setattr(loop.session, "go", stop)
         loop.finetune(config)
     return found
 
