@@ -37,7 +37,8 @@ class ViT(nn.Module):
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x, _):
-        x = x + nn.SelfAttention(2, name="attn")(nn.LayerNorm(name="norm")(x))
+        # Without biases: the keys' has no gradient but rounding, of which Adam makes whole steps.
+        x = x + nn.MultiHeadDotProductAttention(2, use_bias=False, name="attn")(nn.LayerNorm(name="norm")(x))
         return x + nn.Dense(x.shape[-1], name="mlp")(nn.gelu(x)), None
 
 
