@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import maps_optax as mx
 from octo_integration.common import files
+from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import LogConfig, MeshConfig
 from octo_integration.evaluate.drift import drift
 from octo_integration.logs.run_log import openers
@@ -100,6 +101,7 @@ def fit(
       FloatingPointError: loss or gradient became NaN or inf; names the step and the leaf.
       OSError: a checkpoint could not be written.
     """
+    refuse_schemes(str(out), "out")
     cadence = Cadence(steps, accumulate, log_every=log_every, eval_every=eval_every, save_every=save_every)
     _check(params, batches, {**cadence._asdict(), "keep": keep})
     mesh, loggers = mesh or MeshConfig(), openers(log or LogConfig())

@@ -241,14 +241,15 @@ def test_a_command_says_that_it_does_not_know_the_model_of_such_a_run(tmp_path, 
         ({"batches": []}, "batches has to be a function, n -> batches from number n on"),
         ({"steps": 0}, "steps is 0; give at least 1"),
         ({"mesh": MeshConfig(data=3)}, "mesh: data=3"),
+        ({"out": "gs://bucket/run"}, "out is 'gs://bucket/run', but only folders and files of this machine"),
         ({"specs": {"a": jax.sharding.PartitionSpec()}}, "specs is no tree like params"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, changes, message):
     loss, params, _ = of_pytree()
-    arguments = {"params": params, "batches": images, "steps": 1, **changes}
+    arguments = {"params": params, "batches": images, "steps": 1, "out": tmp_path / "run", **changes}
     with pytest.raises(ValueError, match=message) as error:
-        fit(loss, tx=optax.adam(1e-3), out=tmp_path / "run", **arguments)
+        fit(loss, tx=optax.adam(1e-3), **arguments)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
