@@ -39,13 +39,11 @@ class Fitted(NamedTuple):
       params: on the devices.
       opt_state: of `tx` (of `optax.MultiSteps` around it, with `accumulate`), with θ0.
       step: optimizer steps done, all of them saved.
-      signal: the signal that ended it early, or None.
     """
 
     params: Tree
     opt_state: Tree
     step: int
-    signal: int | None
 
 
 def fit(
@@ -74,7 +72,8 @@ def fit(
     The step is jitted over a mesh of all devices of all processes and donates its state. Checkpoints hold parameters
     and optimizer state without θ0. The log (metrics.jsonl, TensorBoard, a bar) has the loss, the norm of the gradient,
     what `loss` returns beside it, how far each layer is from θ0, and `mx.metrics` where `tx` has something to say.
-    SIGTERM and Ctrl-C end it after the step, saved; before the first step is done they act as usual.
+    SIGTERM and Ctrl-C end the step, save, and end the program with exit code 143 or 130, as `maps-vla finetune`; before
+    the first step is done they act as usual.
 
     Args:
       loss: (params, batch, key) -> a scalar, or (a scalar, {name: scalar to log}). `key` is another one at every batch
@@ -100,6 +99,7 @@ def fit(
       ValueError: an argument, or what `out` holds, does not fit; before the first step, but for batches that end.
       FloatingPointError: loss or gradient became NaN or inf; names the step and the leaf.
       OSError: a checkpoint could not be written.
+      SystemExit: a signal asked to stop, and all is saved.
     """
     refuse_schemes(str(out), "out")
     cadence = Cadence(steps, accumulate, log_every=log_every, eval_every=eval_every, save_every=save_every)
@@ -132,7 +132,10 @@ def fit(
     with lifeline.together(out), claim.held(out):
         _record(out, {"accumulate": accumulate, "seed": seed})
         ended = session.go(run, out, session.begin(run, out))
-    return Fitted(ended.state.params, ended.state.opt_state, ended.step, ended.signal)
+    if ended.signal is not None:
+        session.say(f"stopped by signal {ended.signal} at step {ended.step}, saved; the same call goes on from there.")
+        raise SystemExit(128 + ended.signal)
+    return Fitted(ended.state.params, ended.state.opt_state, ended.step)
 
 
 def _check(params: Tree, batches: Any, numbers: Mapping[str, int]) -> None:
