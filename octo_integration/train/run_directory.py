@@ -105,7 +105,8 @@ def started(origin: dict[str, Any] | None) -> list[str]:
     """What is to be said of `read_start`."""
     if origin is None:
         return []
-    held = {"start": "there", "original": f"from {origin['original_weights']}"}[origin["anchor_weights"]]
+    first = origin["original_weights"] or "the random start of the first run"
+    held = "there" if origin["anchor_weights"] == "start" else f"from {first}"
     merged = ", its adapters merged" if origin["adapters_merged"] else ""
     said = [f"starts from {origin['run']} at step {origin['step']}{merged}; drift is measured {held}"]
     return [*said, *(f"{module} starts anew: it has other shapes in {origin['run']}" for module in origin["anew"])]
