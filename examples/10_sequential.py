@@ -1,7 +1,6 @@
 """One task after the other: what is left of A after B, with Adam and with MAPS, which holds B near A's end.
 
-Here MAPS keeps no more than Adam does (5.0 and 5.0 from 0.34): the tasks contradict each other, the gradient of B asks
-every layer to move on, and MAPS lets it. Put your own tasks in their place.
+Between these two tasks MAPS keeps no more of A than Adam does: its error rises from 0.34 to 5.0 with both.
 
 python examples/10_sequential.py     Needs the [vla] extra. With maps-vla: --weights runs/a (--anchor-weights original).
 """
