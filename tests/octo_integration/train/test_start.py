@@ -193,7 +193,7 @@ def test_runs_that_are_not_whole_are_refused_in_one_line(first, tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "tiny"], "are of another model: "),
+        (["--model", "tiny"], "are of a model with siglip.patch=16, this one has 8; leave out --model."),
         (["--data.image-size", "128"], "leave out --model and --data.image-size"),
         (["--anchor-weights", "original", "--lora.rank", "2"], "adapters are held near the frozen weights"),
     ],
