@@ -20,6 +20,7 @@ from octo_integration.model.heads import HeadKind
 
 Method = Literal["maps", "adam", "l2_sp"]
 NanPolicy = Literal["stop", "skip"]
+AnchorWeights = Literal["start", "original"]
 T = typing.TypeVar("T")
 
 # Those of data are in its own config.
@@ -145,6 +146,20 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where the log goes beside metrics.jsonl and TensorBoard's events.
+
+    maps-vla finetune --log.wandb offline
+    """
+
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases, of the extra wandb: online sends what is logged and the config to its servers as it comes,
+    offline keeps it in RUN/wandb for `wandb sync`."""
+    project: str = "maps-vla"
+    """The project there."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tunes a vision-language-action model on robot demonstrations.
 
@@ -161,17 +176,21 @@ class FinetuneConfig:
     out: str
     """Run directory: config.json, statistics.json, checkpoints/, metrics.jsonl, drift.json, TensorBoard events."""
     model: str | None = None
-    """Name of the model's configuration (octo_integration/model/sizes.py); None: the model of the weights, where
-    maps-vla import wrote it beside them, else tiny."""
+    """Name of the model's configuration (octo_integration/model/sizes.py); None: the model of the weights, where they
+    are of a run or maps-vla import wrote it beside them, else tiny."""
     weights: str | None = "tiny"
-    """Pretrained weights: tiny (shipped), what maps-vla import made, the path of a .safetensors file, or None for a
-    random start."""
+    """Pretrained weights: tiny (shipped), what maps-vla import made, a run to go on from (its directory once it is
+    finished, or RUN/checkpoints/STEP), the path of a .safetensors file, or None for a random start."""
+    anchor_weights: AnchorWeights = "start"
+    """With --weights of a run, what the weights are held near and drift is measured from. start: that run's end;
+    original: the weights that it, or the first of the runs before it, started from."""
     head: HeadKind | None = None
     """Action head (octo_integration/model/heads), such as l1 (regression), diffusion or tokens (classes per dimension);
-    None: the model's own."""
+    None: that of the run that the weights are of, else the model's own."""
     instruction_length: int | None = None
-    """Tokens of an instruction, with the prompt around it; None: the model's own. Longer ones lose their end, and a
-    warning says so: tiny's 16 are for Meta-World's, LIBERO's take 35 of its tokens."""
+    """Tokens of an instruction, with the prompt around it; None: those of the run that the weights are of, else the
+    model's own. Longer ones lose their end, and a warning says so: tiny's 16 are for Meta-World's, LIBERO's take 35 of
+    its tokens."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     maps: MapsConfig = dataclasses.field(default_factory=MapsConfig)
@@ -180,6 +199,7 @@ class FinetuneConfig:
     eval_splits: tuple[str, ...] | None = None
     """Splits whose action error is measured. None: all that the data set has beside the one trained on, or those of the
     run that is resumed. Empty: none."""
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
     log_every: int = 20
     """Steps between lines of metrics.jsonl and TensorBoard points."""
     eval_every: int = 200
@@ -302,6 +322,8 @@ def read_config(run: Path) -> FinetuneConfig:
     values = _read(run)
     if isinstance(values, dict):
         values.pop("versions", None)
+        if set(values) == {"fit"}:
+            raise ValueError(f"{run} is of `fit`, whose model only your own script knows.")
     return from_dict(FinetuneConfig, values, str(run / "config.json"))
 
 

@@ -73,6 +73,20 @@ def test_own_data_then_a_policy(tmp_path):
     assert actions.shape == (8, 7) and abs(actions).max() < 20
 
 
+def test_fit_goes_on_where_it_was(tmp_path):
+    assert run("09_fit.py", str(tmp_path))["found"].step == 200
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"] and lines[-1]["drift/vision"] > 0
+    again = run("09_fit.py", str(tmp_path))["found"]
+    assert again.step == 200 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_one_task_after_the_other():
+    """Each is learnt, and learning B costs A something; which method keeps more is what the example reports."""
+    for first, after, second in run("10_sequential.py")["results"].values():
+        assert first < 0.5 * after and second < after
+
+
 def test_notebook(monkeypatch):
     """Every cell, in order, in one namespace; nothing is installed where the library is there."""
     matplotlib = pytest.importorskip("matplotlib")

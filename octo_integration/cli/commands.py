@@ -25,7 +25,14 @@ from octo_integration.processes.heap import keep_heap
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 # Modules that are not in the extra `vla`.
-EXTRAS = {"av": "convert", "h5py": "convert", "msgpack": "serve", "pyarrow": "convert", "websockets": "serve"}
+EXTRAS = {
+    "av": "convert",
+    "h5py": "convert",
+    "msgpack": "serve",
+    "pyarrow": "convert",
+    "wandb": "wandb",
+    "websockets": "serve",
+}
 
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -5,11 +5,13 @@ import jax
 from octo_integration.cli.devices import say_devices
 from octo_integration.cli.following import say_next
 from octo_integration.config import FinetuneConfig
+from octo_integration.logs.run_log import openers
 from octo_integration.processes import distributed
 
 
 def run(config: FinetuneConfig) -> int:
     """Fine-tunes, or resumes, or only profiles."""
+    openers(config.log)  # before anything else, should its package be missing
     distributed.start(config.mesh)
     say_devices()
     if config.profile_input:

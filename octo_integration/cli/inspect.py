@@ -10,7 +10,7 @@ from octo_integration.common.limits import check_limits
 from octo_integration.config import FinetuneConfig
 from octo_integration.model.heads import HeadKind
 from octo_integration.model.named import shapes_of
-from octo_integration.state.described import model_of
+from octo_integration.state.described import following, model_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Options:
     """Name of the model's configuration: tiny, tiny_clip, small, nano, nano_8, mini, openvla or octo_small;
     None: the model of the weights, else tiny."""
     weights: str | None = None
-    """What maps-vla import made."""
+    """What maps-vla import made, or a run that is finished."""
     head: HeadKind | None = None
-    """Action head; None: the model's own."""
+    """Action head; None: that of the run that the weights are of, else the model's own."""
     lambda_max: float = 3.2
     """Strength at the first layer of the stack."""
     schedule: str = "linear"
@@ -44,8 +44,8 @@ class Options:
 def run(config: Options) -> int:
     """Prints the table of strengths."""
     if config.weights is not None and not Path(config.weights).exists():
-        raise FileNotFoundError(f"there are no weights {config.weights}; give what maps-vla import made.")
-    run = FinetuneConfig("", model=config.model, weights=config.weights, head=config.head)
+        raise FileNotFoundError(f"there are no weights {config.weights}; give what maps-vla import made, or a run.")
+    run = following(FinetuneConfig("", model=config.model, weights=config.weights, head=config.head))
     shapes = shapes_of(model_of(run))
     print(mx.describe(mx.presets.vla(config.variant), shapes, config.lambda_max, config.schedule))
     return 0

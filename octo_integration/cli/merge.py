@@ -1,16 +1,11 @@
 """`maps-vla merge`: the adapters of a LoRA run into its weights."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
-from octo_integration.common.files import write_json
+from octo_integration.cli.own_names import save_run
 from octo_integration.config import read_config
 from octo_integration.policy.trained import load_run
-from octo_integration.state.described import MODEL, beside, model_of, record
-from octo_integration.state.lora import merge_lora
-from octo_integration.weights.imported import TOKENIZER
-from octo_integration.weights.store import save_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +14,8 @@ class Options:
 
     maps-vla merge --run runs/tiny-lora --out merged.safetensors
 
-    Of a run that started from imported weights, their model and tokenizer go beside it (merged.model.json,
-    merged.tokenizer.json), which belong to it.
+    Its model, and the tokenizer where the run has one, go beside it (merged.model.json, merged.tokenizer.json), and
+    belong to it.
     """
 
     run: str
@@ -44,15 +39,6 @@ def run(config: Options) -> int:
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"--out is {config.out}; give a file that ends in .safetensors.")
     trained = load_run(Path(config.run), config.step)
-    provenance = {"run": config.run, "merged": f"rank {lora.rank}, alpha {lora.alpha:g}"}
-    save_params(out, merge_lora(trained.params, lora), provenance)
-    wrote = [out]
-    if trained.config.model is None:
-        wrote.append(beside(out, MODEL))
-        model, size = model_of(trained.config, Path(config.run)), trained.built.model.config.image_size
-        write_json(wrote[-1], record(dataclasses.replace(model, image_size=size)))
-    if (tokenizer := Path(config.run) / TOKENIZER).is_file():
-        wrote.append(beside(out, TOKENIZER))
-        shutil.copyfile(tokenizer, wrote[-1])
+    wrote = save_run(out, Path(config.run), trained, {"merged": f"rank {lora.rank}, alpha {lora.alpha:g}"})
     print("\n".join(map(str, wrote)))
     return 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-from octo_integration.logs import lines, progress, tensorboard
+from octo_integration.config import LogConfig
+from octo_integration.logs import lines, progress, tensorboard, wandb
 from octo_integration.logs.common import Logger, Opener, Run
 
 LOGGERS: Sequence[Opener] = (progress.opened, lines.opened, tensorboard.opened)
@@ -35,12 +36,22 @@ class RunLog(Logger):
 
 
 @contextlib.contextmanager
-def open_log(out: Path, *, start: int, steps: int, name: str) -> Iterator[RunLog]:
+def open_log(out: Path, *, start: int, steps: int, name: str, more: Sequence[Opener] = ()) -> Iterator[RunLog]:
     """Opens the loggers of a run; all processes but the first are silent.
 
     Args:
       out, start, steps, name: as of `Run`.
+      more: loggers beside those that every run has (see `openers`).
     """
-    openers = LOGGERS if jax.process_index() == 0 else ()
+    wanted = (*LOGGERS, *more) if jax.process_index() == 0 else ()
     with contextlib.ExitStack() as stack:
-        yield RunLog([stack.enter_context(opened(Run(out, name, start, steps))) for opened in openers])
+        yield RunLog([stack.enter_context(opened(Run(out, name, start, steps))) for opened in wanted])
+
+
+def openers(config: LogConfig) -> Sequence[Opener]:
+    """The loggers that are asked for, ready to be opened.
+
+    Raises:
+      ModuleNotFoundError, ValueError: what one of them needs is not there.
+    """
+    return () if config.wandb == "off" else (wandb.ready(config.wandb, config.project),)

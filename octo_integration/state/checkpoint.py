@@ -22,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import maps_optax as mx
-from octo_integration.state import whole
+from octo_integration.state import sharding, whole
 from octo_integration.state.optimizer import HOLD_PATH
 from octo_integration.state.train_state import TrainState
 
@@ -113,7 +113,7 @@ def restore(
     step: int,
     like: TrainState,
     pretrained: Tree,
-    fresh: Callable[[], TrainState],
+    fresh: Callable[[], TrainState] | None,
     *,
     anchored: bool,
     anchor_memory: str = "device",
@@ -126,7 +126,8 @@ def restore(
     Args:
       like: the wanted state as `jax.ShapeDtypeStruct`s with shardings.
       pretrained: theta0, a tree like params, sharded as the anchor shall be.
-      fresh: makes the state of step 0; called only if the checkpoint was made under another method.
+      fresh: makes the state of step 0; called only if the checkpoint was made under another method. None: no other
+        optimizer state is taken.
       anchored: as for `save`.
       anchor_memory: of `Hold`.
 
@@ -139,7 +140,7 @@ def restore(
         like = like._replace(opt_state=_detached(like.opt_state))
     saved, wanted = _saved_leaves(manager, step), _named(like)
     held = [{path for path in leaves if HOLD_PATH.match(path)} for leaves in (saved, wanted)]
-    if held[0] == held[1]:
+    if fresh is None or held[0] == held[1]:
         _check_same(saved, wanted, where)
         state = _rebuild(like, _read(manager, step, wanted))
         if anchored:
@@ -173,12 +174,28 @@ def restore_params(directory: Path, like: Tree, step: int | None = None) -> Tree
     found = whole.newest_whole(directory) if step is None else step
     if found is None or found not in steps:
         raise FileNotFoundError(f"no checkpoint {step or ''} in {directory}; there are: {steps or 'none'}.")
-    step = found
-    manager = _manager(directory, read_only=True)
-    wanted = _named({"params": like})
-    saved = {p: leaf for p, leaf in _saved_leaves(manager, step).items() if p.startswith("params/")}
-    _check_same(saved, wanted, f"checkpoint {directory}/{step}")
-    return _rebuild({"params": like}, _read(manager, step, wanted))["params"]
+    _check_same(saved_params(directory, found), _named({"params": like}), f"checkpoint {directory}/{found}")
+    return read_params(directory, found, like)
+
+
+def saved_params(directory: Path, step: int) -> Named:
+    """The parameters that a checkpoint has, without reading them: {"params/dinov2/...": shape and dtype}.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    leaves = _saved_leaves(_manager(directory, read_only=True), step)
+    return {path: leaf for path, leaf in leaves.items() if path.startswith("params/")}
+
+
+def read_params(directory: Path, step: int, like: Tree) -> Tree:
+    """Those of a checkpoint's parameters that `like` has, which it must have as they were saved.
+
+    Args:
+      like: `jax.ShapeDtypeStruct`s, with or without shardings.
+    """
+    wanted = {"params": like}
+    return _rebuild(wanted, _read(_manager(directory, read_only=True), step, _named(wanted)))["params"]
 
 
 def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:
@@ -204,16 +221,12 @@ def _detached(opt_state: Tree) -> Tree:
 def _named(tree: Tree) -> Named:
     """{'params/dinov2/norm/scale': leaf, ...}; trained and frozen parameters stand together, as the model has them."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {re.sub("^frozen/", "params/", "/".join(_key(key) for key in path)): leaf for path, leaf in pairs}
+    return {re.sub("^frozen/", "params/", sharding.name_of(path)): leaf for path, leaf in pairs}
 
 
 def paths(tree: Tree) -> list[str]:
     """The path of every leaf, in JAX's order."""
     return list(_named(tree))
-
-
-def _key(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _nest(named: Named) -> dict[str, Any]:

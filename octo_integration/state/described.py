@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from octo_integration.config import FinetuneConfig, differences, from_dict, to_dict
+from octo_integration.config import FinetuneConfig, differences, from_dict, read_config, to_dict
 from octo_integration.model import heads
 from octo_integration.model.config import VLAConfig
 from octo_integration.model.named import model_config
-from octo_integration.weights.imported import PROVENANCE, read_provenance
+from octo_integration.state.origin import CHECKPOINTS, end_of, kind, run_of
+from octo_integration.weights.imported import read_provenance
 
 MODEL = "model.json"
 VERSION = 1
@@ -25,6 +26,14 @@ FREE = ("features", "layer_scale")
 def beside(weights: Path, name: str) -> Path:
     """Where a file of that name is that belongs to weights: in their directory, or "x.name" beside x.safetensors."""
     return weights / name if weights.suffix != ".safetensors" else weights.with_suffix(f".{name}")
+
+
+def found_beside(weights: str | None, name: str) -> Path | None:
+    """The file of that name that came with what `--weights` names; None: there is none."""
+    if kind(weights) in ("none", "shipped"):
+        return None
+    path = beside(run_of(str(weights)), name)
+    return path if path.is_file() else None
 
 
 def record(model: VLAConfig) -> dict[str, Any]:
@@ -68,22 +77,43 @@ def model_of(config: FinetuneConfig, run: Path | None = None) -> VLAConfig:
 
 
 def name_of(config: FinetuneConfig, run: Path | None = None) -> str | None:
-    """The name of a run's model: the given one, that its weights were imported by, or `tiny`; None: it is described."""
+    """The name of a run's model: the given one, that of the run its weights are of, or that they were imported by, or
+    `tiny`; None: it is described.
+    """
     if config.model is not None:
         return config.model
     if described(config, run) is not None:
         return None
-    weights = None if config.weights is None else Path(config.weights)
-    if weights is None or not (weights / PROVENANCE).is_file():
-        return DEFAULT
-    return str(read_provenance(weights)["model"])
+    if kind(config.weights) == "run":
+        return read_config(run_of(str(config.weights))).model
+    return str(read_provenance(Path(str(config.weights)))["model"]) if kind(config.weights) == "imported" else DEFAULT
 
 
 def described(config: FinetuneConfig, run: Path | None = None) -> Path | None:
     """The file that describes a run's model, in its directory or beside its weights; None: there is none."""
-    files = [] if run is None else [run / MODEL]
-    files += [] if config.weights is None else [beside(Path(config.weights), MODEL)]
-    return next((file for file in files if file.is_file()), None)
+    files = [None if run is None else run / MODEL, found_beside(config.weights, MODEL)]
+    return next((file for file in files if file is not None and file.is_file()), None)
+
+
+def following(config: FinetuneConfig) -> FinetuneConfig:
+    """What `config` leaves open of the model is as in the run that its weights are of, and these are its checkpoint.
+
+    Raises:
+      FileNotFoundError, ValueError: they are of a run that is damaged or not finished.
+    """
+    if kind(config.weights) != "run":
+        return config
+    end = end_of(str(config.weights))
+    first = read_config(end.run)
+    pixels = first.data.image_size if config.data.image_size is None else config.data.image_size
+    return dataclasses.replace(
+        config,
+        model=first.model if config.model is None else config.model,
+        weights=str(end.run / CHECKPOINTS / str(end.step)),
+        head=first.head if config.head is None else config.head,
+        instruction_length=config.instruction_length or first.instruction_length,
+        data=dataclasses.replace(config.data, image_size=pixels),
+    )
 
 
 def check_computation(config: FinetuneConfig, model: VLAConfig) -> None:
@@ -92,10 +122,14 @@ def check_computation(config: FinetuneConfig, model: VLAConfig) -> None:
     Raises:
       ValueError: they differ; names the field.
     """
-    file = None if config.weights is None else beside(Path(config.weights), MODEL)
-    if file is None or not file.is_file():
+    file = found_beside(config.weights, MODEL)
+    if file is not None:
+        theirs = read_model(file)
+    elif kind(config.weights) == "run":
+        run = run_of(str(config.weights))
+        theirs = model_of(read_config(run), run)
+    else:
         return
-    theirs = read_model(file)
     for name in (*theirs.towers, "t5", "language"):
         ours, other = getattr(model, name), getattr(theirs, name)
         for field, before, now in differences(other, ours, f"{name}.") if ours and other else ():

@@ -20,8 +20,10 @@ from octo_integration.model.named import random_params
 from octo_integration.model.tokenizer import load_tokenizer
 from octo_integration.model.vla import VLA
 from octo_integration.state import lora
-from octo_integration.state.described import beside, check_computation, model_of
-from octo_integration.weights.imported import PROVENANCE, TOKENIZER, check_imported, restore
+from octo_integration.state.described import check_computation, found_beside, model_of
+from octo_integration.state.origin import kind, shipped
+from octo_integration.state.start import fit_of, read_run
+from octo_integration.weights.imported import TOKENIZER, check_imported, restore
 from octo_integration.weights.store import check_params, load_params
 
 Tree = Any
@@ -83,14 +85,14 @@ def build(config: FinetuneConfig, statistics: Statistics | MixtureStatistics, ru
 
 def find_tokenizer(config: FinetuneConfig) -> Path | None:
     """The tokenizer.json that came with weights, or None."""
-    path = None if config.weights is None else beside(Path(config.weights), TOKENIZER)
-    return path if path is not None and path.is_file() else None
+    return found_beside(config.weights, TOKENIZER)
 
 
 def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
-    """theta0: pretrained modules from `config.weights`, the rest from `config.seed`, placed as `like` says.
+    """The start: pretrained modules from `config.weights`, the rest from `config.seed`, placed as `like` says.
 
-    Imported weights go from disk straight to their devices, and only fresh modules and adapters are computed.
+    Imported weights and those of a run go from disk straight to their devices, and only adapters and fresh modules that
+    they lack are computed.
 
     Args:
       like: the parameters as `jax.ShapeDtypeStruct`s, with shardings or without.
@@ -98,8 +100,9 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
     Raises:
       FileNotFoundError, ValueError: the weights are not there, or not of this model.
     """
-    imported = config.weights is not None and (Path(config.weights) / PROVENANCE).is_file()
-    loaded = flatten_dict(restore(Path(str(config.weights)), lora.base(like))) if imported else {}
+    weights, readers = str(config.weights), {"run": read_run, "imported": lambda w, like: restore(Path(w), like)}
+    reader = readers.get(kind(config.weights))
+    loaded = {} if reader is None else flatten_dict(reader(weights, lora.base(like)))
     shardings = {path: leaf.sharding for path, leaf in flatten_dict(like).items() if path not in loaded}
 
     @functools.partial(jax.jit, out_shardings=shardings)
@@ -108,9 +111,9 @@ def initial_params(config: FinetuneConfig, built: Built, like: Tree) -> Tree:
         return {path: params[path] for path in shardings}
 
     params = unflatten_dict({**fresh(jax.random.key(config.seed)), **loaded})
-    if config.weights is None or imported:
+    if config.weights is None or reader is not None:
         return params
-    with _weights_file(config.weights) as path:
+    with _weights_file(weights) as path:
         params = lora.whole(load_params(path, lora.base(params), fresh=FRESH), lora.adapters(params))
     return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, like)
 
@@ -125,7 +128,10 @@ def check_weights(config: FinetuneConfig, model: VLAConfig, like: Tree) -> None:
     if config.weights is None:
         return
     check_computation(config, model)
-    if (Path(config.weights) / PROVENANCE).is_file():
+    if kind(config.weights) == "run":
+        fit_of(config.weights, lora.base(like))
+        return
+    if kind(config.weights) == "imported":
         record, _ = check_imported(Path(config.weights), lora.base(like))
         reads = {"language", "t5"} & set(record["modules"])
         if reads and model.tokenizer == "bytes" and find_tokenizer(config) is None:
@@ -141,11 +147,11 @@ def check_weights(config: FinetuneConfig, model: VLAConfig, like: Tree) -> None:
 @contextlib.contextmanager
 def _weights_file(weights: str) -> Iterator[Path]:
     """The file of shipped weights, or the one that a path names."""
-    shipped = importlib.resources.files("octo_integration") / "assets" / f"{weights}.safetensors"
-    if not shipped.is_file():
+    ours = shipped(weights)
+    if ours is None:
         yield Path(weights)
         return
-    with importlib.resources.as_file(shipped) as path:
+    with importlib.resources.as_file(ours) as path:
         yield path
 
 

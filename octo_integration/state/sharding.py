@@ -80,6 +80,11 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in BATCH_AXES)
 
 
+def name_of(path: Any) -> str:
+    """The keys of a leaf of any pytree, "blocks/0/kernel"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
 def param_shardings(params: Tree, mesh: Mesh, threshold: int) -> Tree:
     """Each leaf's sharding by RULES; a leaf that no rule names is split along its largest axis that fsdp divides.
 
@@ -90,7 +95,7 @@ def param_shardings(params: Tree, mesh: Mesh, threshold: int) -> Tree:
     def rule(path: Any, leaf: Any) -> NamedSharding:
         if math.prod(leaf.shape) < threshold:
             return replicated(mesh)
-        return NamedSharding(mesh, PartitionSpec(*_split("/".join(key.key for key in path), leaf.shape, mesh.shape)))
+        return NamedSharding(mesh, PartitionSpec(*_split(name_of(path), leaf.shape, mesh.shape)))
 
     return jax.tree_util.tree_map_with_path(rule, params)
 

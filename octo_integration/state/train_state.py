@@ -43,8 +43,14 @@ def abstract_state(params: Tree, tx: Optimizer, mesh: Mesh, min_size: int, ancho
       anchor_memory: of `Hold`; where anchors are placed.
     """
     shapes = jax.eval_shape(functools.partial(_create, tx), params)
-    params_at = sharding.param_shardings(shapes.params, mesh, min_size)
-    frozen_at = sharding.param_shardings(shapes.frozen, mesh, min_size)
+    params_at, frozen_at = (sharding.param_shardings(part, mesh, min_size) for part in (shapes.params, shapes.frozen))
+    return placed(shapes, tx, mesh, params_at, frozen_at, anchor_memory)
+
+
+def placed(
+    shapes: TrainState, tx: Optimizer, mesh: Mesh, params_at: Tree, frozen_at: Tree, anchor_memory: str = "device"
+) -> TrainState:
+    """Shapes with shardings, those of the optimizer state as `params_at`."""
     state_at = sharding.opt_state_shardings(tx, shapes.opt_state, params_at, mesh)
     if anchor_memory != "device":
         state_at = sharding.anchors_in(state_at, anchor_memory)

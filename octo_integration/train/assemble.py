@@ -18,11 +18,12 @@ from octo_integration.policy.predict import Predict, make_predict
 from octo_integration.state import lora, sharding
 from octo_integration.state.methods import Hold, holding
 from octo_integration.state.optimizer import learning_rate, make_optimizer
+from octo_integration.state.origin import anchor_of
 from octo_integration.state.setup import Built, abstract_params, build, initial_params
 from octo_integration.state.train_state import TrainState, abstract_state, init_state, shardings_of
 from octo_integration.train import checks, defaults
-from octo_integration.train.fit import Cadence
 from octo_integration.train.step import Metrics, make_loss, make_train_step
+from octo_integration.train.steps import Cadence
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -48,8 +49,9 @@ class Job(NamedTuple):
       built: the model, its layers and the statistics of its data.
       hold: what holds the weights.
       like: the state as shapes with shardings.
-      theta0: reads or draws the parameters that training starts from, placed as those of `like`.
-      init: theta0 -> the state of step 0.
+      theta0: reads or draws the parameters that the weights are held near, placed as those of `like`.
+      start: reads those that training starts from; None: they are theta0.
+      init: parameters to start from -> the state of step 0.
       read: n -> this process's share of the batches from number n on.
       place: such a batch -> the same as the step takes it, on the devices.
       step: (state, which it donates; batch) -> (state, metrics on the device).
@@ -66,6 +68,7 @@ class Job(NamedTuple):
     hold: Hold
     like: TrainState
     theta0: Callable[[], Tree]
+    start: Callable[[], Tree] | None
     init: Callable[[Tree], TrainState]
     read: Callable[[int], Iterator[Batch]]
     place: Callable[[Batch], Tree]
@@ -100,12 +103,15 @@ def assemble(config: FinetuneConfig) -> Job:
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.sharding), shapes, like.model
     )
     merge = functools.partial(lora.merge_lora, lora=config.lora)
+    initial = functools.partial(initial_params, built=built, like=placed)
+    anchor = anchor_of(config)
     return Job(
         name=f"{config.model or Path(str(config.weights)).stem} {config.maps.method}",
         built=built,
         hold=hold,
         like=like,
-        theta0=functools.partial(initial_params, config, built, placed),
+        theta0=functools.partial(initial, anchor),
+        start=None if anchor is config else functools.partial(initial, config),
         init=functools.partial(init_state, tx=tx, like=like),
         read=lambda n: data.train_batches(config.data, statistics, seed=config.seed, start=n, shard=share),
         place=lambda batch: sharding.put_local(built.device_form(batch), mesh),

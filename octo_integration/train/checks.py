@@ -8,6 +8,7 @@ from octo_integration.config import FinetuneConfig
 from octo_integration.state import lora
 from octo_integration.state.methods import holding
 from octo_integration.state.optimizer import make_optimizer
+from octo_integration.state.origin import anchor_of
 from octo_integration.state.setup import abstract_params, build, check_weights
 
 
@@ -33,6 +34,8 @@ def check(config: FinetuneConfig, hosts: int = 1) -> None:
     tx = make_optimizer(config, holding(config, built.layers, shapes))
     jax.eval_shape(tx.init, lora.split(shapes)[0])
     check_weights(config, built.model.config, shapes)
+    if (anchor := anchor_of(config)) is not config:
+        check_weights(anchor, built.model.config, shapes)
 
     from octo_integration.data.sources import check_sources  # tensorflow, which takes seconds to import
 

@@ -2,29 +2,28 @@
 
 import contextlib
 import dataclasses
-import sys
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
+import maps_optax as mx
 from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import FinetuneConfig
 from octo_integration.evaluate.action_error import ActionError, action_error
 from octo_integration.evaluate.drift import drift, write_drift
-from octo_integration.logs.run_log import open_log
+from octo_integration.logs.run_log import openers
+from octo_integration.model.adapters import with_adapters
 from octo_integration.processes import claim, distributed, lifeline
-from octo_integration.processes.interrupts import Interrupted, Request, interrupts
-from octo_integration.state import checkpoint, lora, sharding
+from octo_integration.processes.interrupts import Interrupted, Request
+from octo_integration.state import lora
 from octo_integration.state.train_state import TrainState
-from octo_integration.train import defaults, finite
+from octo_integration.train import defaults, session
 from octo_integration.train.assemble import Job, assemble
-from octo_integration.train.fit import Between, fit
 from octo_integration.train.report import make_report
-from octo_integration.train.run_directory import check_same_run, describe_run
-from octo_integration.train.step import Metrics
+from octo_integration.train.run_directory import check_same_run, describe_run, read_start, started
+from octo_integration.train.session import Session, say
 
 Tree = Any
 
@@ -55,66 +54,34 @@ def finetune(config: FinetuneConfig) -> Outcome:
     Where another process of a multi-process run is gone, this one prints one line and exits (see `lifeline`).
     """
     refuse_schemes(config)
+    openers(config.log)  # a package that is missing shall not wait
     distributed.start(config.mesh)
     out = Path(config.out)
     with lifeline.together(out), claim.held(out):
         config = defaults.of_run(config, out)
         for note in check_same_run(out, config):
-            _say(note)
+            say(note)
         job = assemble(config)
         config = dataclasses.replace(config, eval_splits=tuple(job.splits))
-        _say(f"measures the action error on: {', '.join(job.splits) or 'nothing; give --eval-splits'}")
-        _say(job.hold.table)
-        manager, start, state, theta0 = _begin(job, out, config.keep)
+        say(f"measures the action error on: {', '.join(job.splits) or 'nothing; give --eval-splits'}")
+        say(job.hold.table)
+        origin = read_start(config, lora.base(job.like.model), out)
+        for line in started(origin):
+            say(line)
+        errors: dict[str, ActionError] = {}
+        run = _session(job, out, config, errors)
+        begun = session.begin(run, out)
         if jax.process_index() == 0:
-            describe_run(out, config, job.built.statistics)
-        return _run(job, out, manager, start, state, theta0)
+            describe_run(out, config, job.built.statistics, origin)
+        ended = session.go(run, out, begun)
+        return Outcome(ended.step, ended.signal, {} if ended.signal is not None else errors)
 
 
-def _begin(job: Job, out: Path, keep: int) -> tuple[ocp.CheckpointManager, int, TrainState, Tree]:
-    """(checkpoints, steps done, state, theta0 for the drift: in the host's memory, so that the devices' is free of it).
-
-    With adapters it is empty: the frozen parameters of the state are theta0.
-    """
-    theta0 = job.theta0()
-    manager = checkpoint.open_checkpoints(out / "checkpoints", keep)
-    start = manager.latest_step() or 0
-    if start:
-        state = checkpoint.restore(
-            manager,
-            start,
-            job.like,
-            lora.split(theta0)[0],
-            lambda: job.init(theta0),
-            anchored=job.hold.anchored,
-            anchor_memory=job.hold.anchor_memory,
-        )
-        _say(f"resumed {out} at step {start} of {job.cadence.steps}")
-    else:
-        state = job.init(theta0)
-    if job.like.frozen:
-        return manager, start, state, {}
-    parked = jax.tree.map(lambda x: sharding.on_host(x.sharding), job.like.params)
-    return manager, start, state, jax.device_put(theta0, parked, may_alias=False)  # the step takes the state's buffers
-
-
-def _run(job: Job, out: Path, manager: ocp.CheckpointManager, start: int, state: TrainState, theta0: Tree) -> Outcome:
+def _session(job: Job, out: Path, config: FinetuneConfig, errors: dict[str, ActionError]) -> Session:
+    """All that the loop is to know of a job; what is measured is put into `errors`, too."""
     hold, cadence = job.hold, job.cadence
 
-    def check(pending: list[Metrics], skips: int, state: TrainState, done: int) -> int:
-        row, problem = finite.check(pending, skips, job.patience, checkpoint.paths(state.params))
-        if problem is None:
-            return row
-        checkpoint.finish(manager)
-        step = done - len(pending) // cadence.accumulate + 1 + problem.batch // cadence.accumulate
-        advice = "" if job.patience else ", or leave such batches out by --nan-policy skip"
-        raise FloatingPointError(
-            f"{problem.value} at step {step}; {problem.detail}the run stops. The last good checkpoint is "
-            f"{manager.latest_step()} in {out}; lower optimizer.lr or look at the data, and resume{advice}."
-        )
-
-    def save(state: TrainState, done: int) -> None:
-        checkpoint.save(manager, done, state, anchored=hold.anchored)
+    def saved(state: TrainState, done: int, theta0: Tree) -> None:
         if state.frozen:  # what the adapters add, rather than what rounding the frozen weights took
             rows = drift(job.merge(state.model), lora.base(state.model), hold.slices, hold.lambda_max)
         else:
@@ -122,46 +89,35 @@ def _run(job: Job, out: Path, manager: ocp.CheckpointManager, start: int, state:
         if jax.process_index() == 0:
             write_drift(out / "drift.json", rows, label=hold.label, step=done)
 
-    def measure(state: TrainState) -> dict[str, float] | None:
-        errors = _measure(job, state.model, request)
-        return None if errors is None else _scalars(errors)
+    def measure(params: Tree, request: Request) -> dict[str, float] | None:
+        errors.clear()
+        with contextlib.suppress(Interrupted):
+            for name, split in job.splits.items():
+                batches = request.heeded(split.batches())
+                errors[name] = action_error(job.predict, params, batches, split.unnormalise)
+            return {f"action_l1/{split}": error.l1 for split, error in errors.items()}
+        return None
 
-    layers = job.built.layers if hold.measured else None
-    report = make_report(job.rate, cadence.accumulate, job.patience > 0, layers, _say)
-    with (
-        interrupts() as request,
-        open_log(out, start=start, steps=cadence.steps, name=job.name) as log,
-        checkpoint.finishing(manager),
-    ):
-        batches, between = _batches(job, start * cadence.accumulate), Between(check, report, save, measure)
-        state, done, stop = fit(state, job.step, batches, cadence, between, start=start, request=request, log=log)
-        errors = None if stop is not None else _measure(job, state.model, request)
-        if errors is None:
-            return Outcome(done, request.agreed, {})
-        if start < cadence.steps:
-            log.scalars(done, _scalars(errors))
-        return Outcome(done, None, errors)
-
-
-def _batches(job: Job, consumed: int) -> Iterator[Tree]:
-    """Those on the devices from number `consumed` on; opened with the first one, which a finished run does not take."""
-    yield from map(job.place, job.read(consumed))
-
-
-def _measure(job: Job, params: Tree, request: Request) -> dict[str, ActionError] | None:
-    """Split -> action error; None where a signal asks to stop on the way."""
-    with contextlib.suppress(Interrupted):
-        return {
-            name: action_error(job.predict, params, request.heeded(split.batches()), split.unnormalise)
-            for name, split in job.splits.items()
-        }
-    return None
-
-
-def _scalars(errors: dict[str, ActionError]) -> dict[str, float]:
-    return {f"action_l1/{split}": error.l1 for split, error in errors.items()}
-
-
-def _say(text: object) -> None:
-    if jax.process_index() == 0:
-        print(text, file=sys.stdout, flush=True)
+    layers = functools.partial(mx.metrics, layers=with_adapters(job.built.layers))
+    of_layers = jax.jit(layers) if hold.measured else None
+    skipping = "" if job.patience else ", or leave such batches out by --nan-policy skip"
+    return Session(
+        name=job.name,
+        like=job.like,
+        theta0=job.theta0,
+        start=job.start,
+        init=job.init,
+        step=job.step,
+        batches=lambda consumed: map(job.place, job.read(consumed)),
+        report=lambda theta0: make_report(job.rate, cadence.accumulate, job.patience > 0, of_layers, say),
+        saved=saved,
+        measure=measure,
+        cadence=cadence,
+        keep=config.keep,
+        patience=job.patience,
+        anchored=hold.anchored,
+        anchor_memory=hold.anchor_memory,
+        may_change=True,
+        advice=f"lower optimizer.lr or look at the data, and resume{skipping}",
+        loggers=openers(config.log),
+    )

@@ -1,13 +1,11 @@
 """What a line of the log says about the steps since the last one."""
 
-import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
 
-import maps_optax as mx
-from octo_integration.model.adapters import with_adapters
 from octo_integration.state.optimizer import batches_applied
 from octo_integration.state.train_state import TrainState
 from octo_integration.train import finite
@@ -17,22 +15,21 @@ Report = Callable[[list[Metrics], TrainState, int], dict[str, float]]
 
 
 def make_report(
-    rate: optax.Schedule,
+    rate: optax.Schedule | None,
     accumulate: int,
     skipping: bool,
-    layers: mx.LayerStack | None,
+    layer_metrics: Callable[[Any], dict[str, jax.Array]] | None,
     warn: Callable[[str], None],
 ) -> Report:
     """(metrics of batches, state, optimizer steps done) -> the scalars to log.
 
     Args:
-      rate: the learning rate by updates of the optimizer.
+      rate: the learning rate by updates of the optimizer, where it is known.
       accumulate: batches of an optimizer step.
       skipping: batches may have been left out, and are counted.
-      layers: the model's, where `mx.metrics` has something to say.
+      layer_metrics: what `mx.metrics` says of an optimizer state, where it has something to say.
       warn: called once at most, with one line, where the step that MAPS judged is not the one that was taken.
     """
-    layer_metrics = jax.jit(functools.partial(mx.metrics, layers=layers and with_adapters(layers)))
     warned = False
 
     def report(pending: list[Metrics], state: TrainState, done: int) -> dict[str, float]:
@@ -42,8 +39,9 @@ def make_report(
             applied = batches_applied(state.opt_state, accumulate)
             values[finite.SKIPPED] = int(state.step) - applied
             updates = max(applied // accumulate, 1)
-        values["learning_rate"] = float(rate(updates - 1))
-        if layers is not None:
+        if rate is not None:
+            values["learning_rate"] = float(rate(updates - 1))
+        if layer_metrics is not None:
             values |= {name: float(value) for name, value in jax.device_get(layer_metrics(state.opt_state)).items()}
             if not warned and (line := falsified(values)) is not None:
                 warn(line)

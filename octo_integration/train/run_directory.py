@@ -4,14 +4,19 @@ import importlib.metadata
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from octo_integration.common import files
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
 from octo_integration.data import MixtureStatistics, Statistics
 from octo_integration.processes import flags
 from octo_integration.state.described import MODEL, described, read_model, record
+from octo_integration.state.origin import kind, original
 from octo_integration.state.setup import find_tokenizer
+from octo_integration.state.start import fit_of
 from octo_integration.weights.imported import TOKENIZER
+
+Tree = Any
 
 # Fields that may differ from those the run was started with; all others would make it another run.
 MAY_CHANGE = (
@@ -20,6 +25,7 @@ MAY_CHANGE = (
     "mesh.",
     "optimizer.steps",
     "eval_splits",
+    "log.",
     "log_every",
     "eval_every",
     "save_every",
@@ -27,6 +33,8 @@ MAY_CHANGE = (
     "nan_policy",
     "max_skips",
 )
+START = "start.json"
+START_FIELDS = ("run", "step", "adapters_merged", "anew", "original_weights", "anchor_weights")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -57,9 +65,61 @@ def check_same_run(out: Path, config: FinetuneConfig) -> list[str]:
     return notes
 
 
-def describe_run(out: Path, config: FinetuneConfig, statistics: Statistics | MixtureStatistics) -> None:
+def read_start(config: FinetuneConfig, like: Tree, out: Path) -> dict[str, Any] | None:
+    """Where a run on the weights of another one begins, as START has it; None: it is no such run.
+
+    Args:
+      like: the parameters without adapters, as shapes.
+    """
+    if (found := recorded_start(out)) is not None:
+        return found
+    if kind(config.weights) != "run":
+        return None
+    fit = fit_of(str(config.weights), like)
+    return {
+        "run": str(fit.end.run),
+        "step": fit.end.step,
+        "adapters_merged": read_config(fit.end.run).lora.rank > 0,
+        "anew": list(fit.anew),
+        "original_weights": original(config).weights,
+        "anchor_weights": config.anchor_weights,
+    }
+
+
+def recorded_start(run: Path) -> dict[str, Any] | None:
+    """What START of a run holds; None: it began at no other run.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    if not (run / START).is_file():
+        return None
+    try:
+        found = json.loads((run / START).read_text())
+        return {name: found[name] for name in START_FIELDS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run / START} is damaged ({error}).") from None
+
+
+def started(origin: dict[str, Any] | None) -> list[str]:
+    """What is to be said of `read_start`."""
+    if origin is None:
+        return []
+    first = origin["original_weights"] or "the random start of the first run"
+    held = "there" if origin["anchor_weights"] == "start" else f"from {first}"
+    merged = ", its adapters merged" if origin["adapters_merged"] else ""
+    said = [f"starts from {origin['run']} at step {origin['step']}{merged}; drift is measured {held}"]
+    return [*said, *(f"{module} starts anew: it has other shapes in {origin['run']}" for module in origin["anew"])]
+
+
+def describe_run(
+    out: Path,
+    config: FinetuneConfig,
+    statistics: Statistics | MixtureStatistics,
+    origin: dict[str, Any] | None = None,
+) -> None:
     """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json, and
-    model.json where no name says the model.
+    model.json where no name says the model; START where it began at another run.
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
     files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
@@ -68,4 +128,6 @@ def describe_run(out: Path, config: FinetuneConfig, statistics: Statistics | Mix
     if (tokenizer := find_tokenizer(config)) is not None:
         with files.replacing(out / TOKENIZER) as temporary:
             shutil.copyfile(tokenizer, temporary)
+    if origin is not None:
+        files.write_json(out / START, origin)
     files.write_json(out / "statistics.json", json.loads(statistics.to_json()))

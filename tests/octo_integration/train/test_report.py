@@ -1,5 +1,7 @@
 """A line of the log, and the one warning where the steps that MAPS judged are not those that were taken."""
 
+import functools
+
 import jax
 import optax
 import pytest
@@ -27,7 +29,8 @@ def reports(after: optax.GradientTransformation | None, steps: int = 4) -> tuple
     like = abstract_state(micro.params(), tx, mesh, 64)
     step = make_train_step(make_loss(micro.Micro()), tx, like, mesh, micro.SEED)
     warned: list[str] = []
-    report = make_report(lambda update: 0.1 * (update + 1), 1, False, micro.LAYERS, warned.append)
+    of_layers = functools.partial(mx.metrics, layers=micro.LAYERS)
+    report = make_report(lambda update: 0.1 * (update + 1), 1, False, of_layers, warned.append)
     state, lines = init_state(micro.params(), tx, like), []
     for i in range(steps):
         state, metrics = step(state, micro.batch(i))
