@@ -13,6 +13,8 @@ PAD, BOS, EOS = 256, 257, 258
 VOCABULARY = 259
 # Padding, beginning and end in a vocabulary of `train_words`.
 MARKS = ("<pad>", "<bos>", "<eos>")
+# Of published vocabularies: Qwen2 and SmolLM2, Llama 2, Llama 3.
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>")
 
 # Texts -> (int32[n, length] tokens, bool[n, length] mask: True = not padding).
 Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -85,6 +87,25 @@ def load_words(spec: str) -> Words:
         return ids
 
     return Words(published.get_vocab_size(), pad, bos, eos, encode)
+
+
+def published_words(spec: str, vocabulary: int) -> Words:
+    """The vocabulary of a published language model, whose end of a text (one of ENDS) is all its marks.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such file; it is damaged, has more tokens than `vocabulary`, or no end.
+    """
+    published = _open(spec)
+    _check_vocabulary(spec, _rows(published), vocabulary)
+    end = next((found for mark in ENDS if (found := published.token_to_id(mark)) is not None), None)
+    if end is None:
+        raise ValueError(f"tokenizer {spec} has none of {', '.join(ENDS)}; give one that has.")
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
+        return ids
+
+    return Words(_rows(published), end, end, end, encode)
 
 
 def train_words(texts: Sequence[str], size: int) -> Any:
