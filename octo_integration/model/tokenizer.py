@@ -81,12 +81,7 @@ def load_words(spec: str) -> Words:
     pad, bos, eos = (published.token_to_id(mark) for mark in MARKS)
     if None in (pad, bos, eos):
         raise ValueError(f"tokenizer {spec} lacks one of {', '.join(MARKS)}; give one that `train_words` made.")
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
-        return ids
-
-    return Words(published.get_vocab_size(), pad, bos, eos, encode)
+    return Words(published.get_vocab_size(), pad, bos, eos, functools.partial(_plain, published))
 
 
 def published_words(spec: str, vocabulary: int) -> Words:
@@ -100,12 +95,7 @@ def published_words(spec: str, vocabulary: int) -> Words:
     end = next((found for mark in ENDS if (found := published.token_to_id(mark)) is not None), None)
     if end is None:
         raise ValueError(f"tokenizer {spec} has none of {', '.join(ENDS)}; give one that has.")
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
-        return ids
-
-    return Words(_rows(published), end, end, end, encode)
+    return Words(_rows(published), end, end, end, functools.partial(_plain, published))
 
 
 def train_words(texts: Sequence[str], size: int) -> Any:
@@ -157,6 +147,12 @@ def _check_vocabulary(spec: str, size: int, vocabulary: int) -> None:
             f"tokenizer {spec} has {size} tokens, the model's embedding {vocabulary} rows; give the tokenizer.json "
             "that belongs to the weights."
         )
+
+
+def _plain(published: Any, text: str) -> list[int]:
+    """The tokens of a text in lower case, without marks."""
+    ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
+    return ids
 
 
 class _Warning:

@@ -43,7 +43,7 @@ from octo_integration.weights.store import save_params
 
 Tree = Any
 
-FEATURES = "features"
+FEATURES, WEIGHTS = "features", "weights"
 SHARD = 256  # frames of one file of features
 AT_ONCE = 32
 CAPTIONS = 8  # among which one is to be found
@@ -80,6 +80,8 @@ def align(config: PretrainConfig) -> Path:
 
 def _align(config: PretrainConfig, sizes: VLAConfig, fingerprints: Tree, weights: Path, out: Path) -> Path:
     check_same_run(out, config)
+    if (out / WEIGHTS).exists():  # whole, so the run is done
+        return out / WEIGHTS
     total, pixels = measure_frames(config.frames)
     count = loop.check_frames(config, sizes, total, pixels)
     words = published_words(str(beside(weights, TOKENIZER)), sizes.language.vocabulary)
@@ -103,18 +105,18 @@ def _align(config: PretrainConfig, sizes: VLAConfig, fingerprints: Tree, weights
             probes[name] = _probe(vla, {**language, **bridge}, train, heldout, lambda: loop.heed(request, config.steps))
     print(table(probes))
     write_json(out / "weights.json", {"pretrain": made_by(config), "probes": probes})
-    return join(weights, out / "weights", state.params, {"aligned": made_by(config)})
+    return join(weights, out / WEIGHTS, state.params, {"aligned": made_by(config)})
 
 
 def _check_memory(config: PretrainConfig, sizes: VLAConfig, shapes: Tree, total: int) -> None:
-    """Refuses what the host cannot hold: the model, frames, their features, and what a step keeps of the vocabulary."""
+    """Refuses what the host cannot hold: the model, twice when it is written, frames, features, and a step's logits."""
     patches = (sizes.image_size // next(iter(sizes.towers.values())).patch) ** 2
     width = sum(tower.width for tower in sizes.towers.values())
     model = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    of_frames = total * (3 * sizes.image_size**2 + 2 * patches * width)
+    of_frames = total * (3 * sizes.image_size**2 + 4 * patches * width)
     logits = 2 * 4 * config.batch_size * config.text_length * sizes.language.vocabulary
     remedy = "give a smaller --batch-size, fewer frames, or a smaller model"
-    check_memory(model + of_frames + logits, "aligning this model", remedy)
+    check_memory(of_frames + max(2 * model, model + logits), "aligning this model", remedy)
 
 
 def _features(vla: VLA, params: Tree, images: np.ndarray, folder: Path, of: str, request: Request) -> np.ndarray:
@@ -131,7 +133,7 @@ def _features(vla: VLA, params: Tree, images: np.ndarray, folder: Path, of: str,
     shards = []
     for start in tqdm(range(0, len(images), SHARD), desc="features", unit="shard"):
         file, mine = folder / f"{start:07d}.safetensors", images[start : start + SHARD]
-        made_of = hashlib.sha256(of.encode() + np.ascontiguousarray(mine).data).hexdigest()
+        made_of = hashlib.sha256(of.encode() + mine.tobytes()).hexdigest()
         if (seen := _stored(file, made_of)) is None:
             padded = np.concatenate([mine, np.repeat(mine[-1:], -len(mine) % AT_ONCE, axis=0)])
             parts = [np.asarray(look({"params": params}, x)) for x in padded.reshape(-1, AT_ONCE, *mine.shape[1:])]

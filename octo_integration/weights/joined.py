@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax.traverse_util import flatten_dict
 
 from octo_integration.weights.convert import unload
@@ -40,7 +39,7 @@ def join(weights: Path, out: Path, learnt: Tree, how: Mapping[str, Any]) -> Path
     """
     check_new(out)
     record = read_provenance(weights)
-    params = {**restore(weights, stored_shapes(weights)), **jax.device_get(learnt)}
+    params = {**restore(weights, stored_shapes(weights)), **learnt}
     record["modules"] |= {module: {**_record(module, leaves), **how} for module, leaves in learnt.items()}
     record["fresh"] = [module for module in record["fresh"] if module not in learnt]
     record |= {"date": datetime.date.today().isoformat(), "fingerprints": fingerprints(params)}

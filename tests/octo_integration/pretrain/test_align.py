@@ -10,9 +10,9 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from octo_integration.cli.commands import main
+from octo_integration.common import memory
 from octo_integration.model.named import shapes_of
 from octo_integration.pretrain import align as alignment
 from octo_integration.pretrain.align import align
@@ -20,25 +20,14 @@ from octo_integration.pretrain.loop import Corpus, PretrainConfig
 from octo_integration.state.described import MODEL, read_model
 from octo_integration.weights.imported import read_provenance, restore
 from tests.octo_integration.pretrain.test_pretrain import COUNT, frames
-from tests.octo_integration.weights.test_imported import FIXTURES
+from tests.octo_integration.weights.published import import_small
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """DINOv2 and Qwen2, with a vocabulary that has an end of a text."""
-    folder = tmp_path_factory.mktemp("align")
-    shutil.copytree(FIXTURES / "qwen2", folder / "qwen2")
-    words = {
-        word: i for i, word in enumerate(["[UNK]", "<|endoftext|>", "frame", "number", "the", "light", "is", "dim"])
-    }
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "qwen2" / "tokenizer.json"))
-    sources = [f"--dinov2={FIXTURES / 'dinov2'}", f"--language={folder / 'qwen2'}"]
-    assert main(["import", *sources, "--image-size=16", f"--out={folder / 'weights'}"]) == 0
-    return folder / "weights"
+    return import_small(tmp_path_factory.mktemp("align"))
 
 
 @pytest.fixture
@@ -82,6 +71,8 @@ def test_it_learns_the_bridge_alone_and_goes_on_where_it_stopped(config, weights
     again = restore(align(other), shapes_of(model))
     jax.tree.map(np.testing.assert_array_equal, again, after)
 
+    assert align(other) == tmp_path / "other" / "weights"  # is done
+
     exported = tmp_path / "exported"
     assert main(["export", f"--weights={made}", f"--out={exported}"]) == 0
     assert {file.parent.name for file in exported.rglob("*.safetensors")} == {"dinov2", "language", "bridge"}
@@ -89,9 +80,39 @@ def test_it_learns_the_bridge_alone_and_goes_on_where_it_stopped(config, weights
         align(dataclasses.replace(config, weights=str(made), out=str(tmp_path / "third")))
 
 
+def test_features_of_other_frames_or_damaged_ones_are_computed_again(config, tmp_path, monkeypatch):
+    stored = []
+    real = alignment.save_params
+
+    def kept(file, *args):
+        stored.append(file.name)
+        real(file, *args)
+
+    monkeypatch.setattr(alignment, "save_params", kept)
+    monkeypatch.setattr(alignment.loop, "run", lambda *_: pytest.fail("stop here"))
+
+    def computed():
+        stored.clear()
+        with pytest.raises(pytest.fail.Exception, match="stop here"):
+            align(config)
+        return [int(name.partition(".")[0]) for name in stored]
+
+    assert computed() == [0, 100]
+    assert computed() == []
+    made = frames()
+    made.image[120] += 1
+    monkeypatch.setattr(alignment, "read_frames", lambda path: made)
+    assert computed() == [100]
+    first = tmp_path / "run" / "features" / "0000000.safetensors"
+    first.write_bytes(first.read_bytes()[:-10])
+    assert computed() == [0]
+
+
 def test_what_cannot_be_aligned_is_one_line(config, weights, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="takes --weights, what maps-vla import made, and no --model"):
         align(dataclasses.replace(config, weights=None))
+    with pytest.raises(ValueError, match="takes --weights, what maps-vla import made, and no --model or --words"):
+        align(dataclasses.replace(config, words="tiny"))
     with pytest.raises(FileNotFoundError, match="no provenance.json"):
         align(dataclasses.replace(config, weights=str(tmp_path)))
     monkeypatch.setattr(alignment, "measure_frames", lambda path: (COUNT, 64))
@@ -104,3 +125,16 @@ def test_what_cannot_be_aligned_is_one_line(config, weights, tmp_path, monkeypat
     monkeypatch.setattr(alignment, "measure_frames", lambda path: (COUNT, 16))
     with pytest.raises(ValueError, match=re.escape("has none of <|endoftext|>, </s>")):
         align(dataclasses.replace(config, weights=str(without)))
+    file.write_text(file.read_text().replace('"dim": 7', '"dim": 1000'))
+    with pytest.raises(ValueError, match="has 1001 tokens, the model's embedding .* rows"):
+        align(dataclasses.replace(config, weights=str(without)))
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(ValueError, match="is no tokenizer.json, or damaged"):
+        align(dataclasses.replace(config, weights=str(without)))
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="there is no tokenizer .*without/tokenizer.json"):
+        align(dataclasses.replace(config, weights=str(without)))
+    monkeypatch.setattr(memory, "free", lambda: 10**5)
+    with pytest.raises(ValueError, match="aligning this model takes at least 0.0 GiB of memory, .* --batch-size"):
+        align(config)
+    assert not (tmp_path / "run" / "config.json").exists()
