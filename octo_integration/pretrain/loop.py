@@ -57,9 +57,10 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Pretrains the towers, the bridge and the language model on rendered frames.
+    """Pretrains the towers, the bridge and the language model on rendered frames, or the bridge alone.
 
     maps-vla pretrain --frames frames --out runs/pretrain
+    maps-vla pretrain --stage align --weights weights/mine --frames frames --out runs/align
 
     The same command again resumes at the last saved step, bit for bit. SIGTERM and Ctrl-C finish
     the step, save, and exit with code 143 or 130.
@@ -68,7 +69,8 @@ class PretrainConfig:
     frames: str
     """TFDS directory of labelled frames (octo_integration/collect/frames.py)."""
     out: str
-    """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
+    """Run directory; weights.safetensors (align: the folder weights) and weights.json (provenance, probes) are its
+    result."""
     stage: Literal["whole", "align"] = "whole"
     """whole: all of a model, from a random start; align: only the bridge between the imported towers and language model
     of --weights, with captions and answers."""
@@ -214,8 +216,9 @@ def check_frames(config: PretrainConfig, sizes: VLAConfig, total: int, pixels: i
             f"{config.batch_size} and heldout {config.heldout}; render more."
         )
     if pixels != sizes.image_size:
+        model = f"of {config.weights}" if config.model is None else repr(config.model)
         raise ValueError(
-            f"pretrain: the frames in {config.frames} have {pixels} pixels, the model sees "
+            f"pretrain: the frames in {config.frames} have {pixels} pixels, model {model} sees "
             f"{sizes.image_size}; render them with --image-size {sizes.image_size}."
         )
     return count
