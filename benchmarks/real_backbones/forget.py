@@ -135,9 +135,9 @@ def _tower(config: Any) -> Any:
 
 def _subjects(config: Forget) -> Iterator[tuple[Row, Subject]]:
     """Each when it is its turn: one is in memory at a time."""
-    record = read_provenance(config.weights)
+    modules = read_provenance(config.weights)["modules"]
     model = model_of(FinetuneConfig("", weights=str(config.weights)))
-    _check(model, config.weights, record["modules"])
+    _check(model, config.weights, modules)
     shapes = shapes_of(model)
     params = restore(config.weights, {name: shapes[name] for name in MODULES})
     tokenizer = config.weights / TOKENIZER
@@ -146,11 +146,16 @@ def _subjects(config: Forget) -> Iterator[tuple[Row, Subject]]:
     del params
     for folder in config.runs:
         trained = load_run(folder)
-        _check(trained.built.model.config, folder, trained.params)
+        seen = trained.built.model.config
+        _check(seen, folder, trained.params)
+        if seen.image_size != model.image_size:
+            raise ValueError(
+                f"{folder} sees {seen.image_size} pixels, {config.weights} {model.image_size}; give runs of that size."
+            )
         params = {name: trained.params[name] for name in MODULES}
         row = {"name": folder.name, "method": method(trained.config), "steps": checkpoint_of(folder)}
         row |= action_error(folder)
-        yield row, Subject(trained.built.model.config, merge_lora(params, trained.config.lora), folder / TOKENIZER)
+        yield row, Subject(seen, merge_lora(params, trained.config.lora), folder / TOKENIZER)
 
 
 def _check(model: VLAConfig, folder: Path, modules: Any) -> None:

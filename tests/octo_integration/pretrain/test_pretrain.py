@@ -174,6 +174,7 @@ def test_bad_input_is_refused_before_the_frames_are_read(small, tmp_path, monkey
     for change, message in {
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
         "no objective": (dict(model="octo_small"), "'octo_small' has neither dinov2 with siglip nor clip alone"),
+        "weights": (dict(weights="imported"), "--weights is for --stage align; leave it out"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
         "no words": (dict(words="none.json"), "none.json"),
         "bytes": (dict(words="bytes"), "words 'bytes' .* do not fit model 'small', whose tokenizer is 'tiny'"),
