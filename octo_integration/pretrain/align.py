@@ -214,9 +214,9 @@ def _probe(vla: VLA, params: Tree, train: Corpus, heldout: Corpus, heed: Callabl
         sums = []
         for first in tqdm(firsts, desc=f"probe {kind}", unit="group"):
             batch = heldout.batch(first + step * np.arange(CAPTIONS), kind)
-            sums.append([_losses(vla, params, batch, shift) for shift in shifts])
+            sums.append(jax.device_get([_losses(vla, params, batch, shift) for shift in shifts]))
             heed()
-        total, count = np.moveaxis(np.array(jax.device_get(sums)), 2, 0)  # [groups, shifts, rows]
+        total, count = np.moveaxis(np.array(sums), 2, 0)  # [groups, shifts, rows]
         found[f"perplexity_{kind}"] = float(np.exp(total[:, 0].sum() / count[:, 0].sum()))
         found[f"perplexity_{kind}_other_image"] = float(np.exp(total[:, 1].sum() / count[:, 1].sum()))
         if kind == "caption":
