@@ -2,17 +2,22 @@
 
     python -m benchmarks.real_backbones prepare --out real
     python -m benchmarks.real_backbones parity --real real --python .venv-parity/bin/python
+    python -m benchmarks.real_backbones forget --weights real/nano --runs runs/adam runs/maps
 
-Needs the extra `real` (onnx, gguf); `--python` is an interpreter with torch and transformers.
+Needs the extra `real` (gguf, onnx, scikit-image); `--python` is an interpreter with torch and transformers.
 """
 
 import sys
 
 import tyro
 
-from benchmarks.real_backbones import parity, prepare
+from benchmarks.real_backbones import forget, parity, prepare
 
-COMMANDS = {"prepare": (prepare.Prepare, prepare.run), "parity": (parity.Parity, parity.run)}
+COMMANDS = {
+    "prepare": (prepare.Prepare, prepare.run),
+    "parity": (parity.Parity, parity.run),
+    "forget": (forget.Forget, forget.run),
+}
 
 
 def main(words: list[str]) -> int:

@@ -20,9 +20,9 @@ import optax
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
+from benchmarks.real_backbones import language as language_model
 from octo_integration.common.files import write_json
 from octo_integration.model.config import Build, VLAConfig
-from octo_integration.model.language import Decoder
 from octo_integration.model.named import model_config, shapes_of
 from octo_integration.model.vit import Tower
 from octo_integration.weights.imported import restore
@@ -125,7 +125,8 @@ def _compare(weights: Path, inputs: dict[str, np.ndarray], theirs: dict[str, np.
             )
             error = _error(seen, theirs[f"{features}_{size}"])
             yield {"what": f"DINOv2-S, {size} pixels ({how}), {features} features", "value": error, "wanted": CLOSE}
-    logits = functools.partial(_logits, nano, _restored(weights / "nano", nano)["language"])
+    language = _restored(weights / "nano", nano)["language"]
+    logits = functools.partial(language_model.logits, nano.language, language)
     tokens = inputs["tokens"]
     mine = np.asarray(logits(tokens))
     yield {"what": "SmolLM2-135M, logits of a text", "value": _error(mine, theirs["logits"]), "wanted": CLOSE}
@@ -137,7 +138,7 @@ def _compare(weights: Path, inputs: dict[str, np.ndarray], theirs: dict[str, np.
     count = len(PROMPTS) * NEW_TOKENS
     yield {"what": f"greedy continuations: tokens that differ of {count}", "value": wrong, "wanted": 0}
     eight = model_config("nano_8")
-    mine = np.asarray(_logits(eight, _restored(weights / "nano_8", eight)["language"], tokens))
+    mine = np.asarray(language_model.logits(eight.language, _restored(weights / "nano_8", eight)["language"], tokens))
     yield {"what": "its first 8 blocks (nano_8), logits", "value": _error(mine, theirs["logits_8"]), "wanted": CLOSE}
 
 
@@ -147,24 +148,6 @@ def _restored(folder: Path, config: VLAConfig) -> Any:
 
 def _error(mine: Any, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(mine) - theirs).max() / np.abs(theirs).max())
-
-
-@functools.cache
-def _decoder(config: VLAConfig) -> Any:
-    decoder = Decoder(config.language, Build())
-
-    def run(module: Decoder, tokens: jax.Array) -> jax.Array:
-        rows, length = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
-        causal = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (rows, length, length))
-        return module.logits(module(module.words(tokens), positions, causal))
-
-    return jax.jit(functools.partial(decoder.apply, method=run))
-
-
-def _logits(config: VLAConfig, params: Any, tokens: np.ndarray) -> jax.Array:
-    logits: jax.Array = _decoder(config)({"params": params}, jnp.asarray(tokens, jnp.int32))
-    return logits
 
 
 def _continued(logits: Any, prompt: np.ndarray) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 from octo_integration.cli.devices import say_devices
 from octo_integration.cli.following import say_next
+from octo_integration.pretrain.align import align
 from octo_integration.pretrain.loop import PretrainConfig, pretrain
+from octo_integration.state.described import DEFAULT
+
+STAGES = {"whole": pretrain, "align": align}
 
 
 def run(config: PretrainConfig) -> int:
     """Makes pretrained weights."""
     say_devices()
-    weights = pretrain(config)
+    weights = STAGES[config.stage](config)
     print(weights)
-    say_next(("finetune", "--out", "runs/new", "--model", config.model, "--weights", str(weights)))
+    model = [] if config.weights is not None else ["--model", config.model or DEFAULT]
+    say_next(("finetune", "--out", "runs/new", *model, "--weights", str(weights)))
     return 0

@@ -13,6 +13,8 @@ PAD, BOS, EOS = 256, 257, 258
 VOCABULARY = 259
 # Padding, beginning and end in a vocabulary of `train_words`.
 MARKS = ("<pad>", "<bos>", "<eos>")
+# Of published vocabularies: Qwen2 and SmolLM2, Llama 2, Llama 3.
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>")
 
 # Texts -> (int32[n, length] tokens, bool[n, length] mask: True = not padding).
 Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -79,12 +81,21 @@ def load_words(spec: str) -> Words:
     pad, bos, eos = (published.token_to_id(mark) for mark in MARKS)
     if None in (pad, bos, eos):
         raise ValueError(f"tokenizer {spec} lacks one of {', '.join(MARKS)}; give one that `train_words` made.")
+    return Words(published.get_vocab_size(), pad, bos, eos, functools.partial(_plain, published))
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
-        return ids
 
-    return Words(published.get_vocab_size(), pad, bos, eos, encode)
+def published_words(spec: str, vocabulary: int) -> Words:
+    """The vocabulary of a published language model, whose end of a text (one of ENDS) is all its marks.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such file; it is damaged, has more tokens than `vocabulary`, or no end.
+    """
+    published = _open(spec)
+    _check_vocabulary(spec, _rows(published), vocabulary)
+    end = next((found for mark in ENDS if (found := published.token_to_id(mark)) is not None), None)
+    if end is None:
+        raise ValueError(f"tokenizer {spec} has none of {', '.join(ENDS)}; give one that has.")
+    return Words(_rows(published), end, end, end, functools.partial(_plain, published))
 
 
 def train_words(texts: Sequence[str], size: int) -> Any:
@@ -136,6 +147,12 @@ def _check_vocabulary(spec: str, size: int, vocabulary: int) -> None:
             f"tokenizer {spec} has {size} tokens, the model's embedding {vocabulary} rows; give the tokenizer.json "
             "that belongs to the weights."
         )
+
+
+def _plain(published: Any, text: str) -> list[int]:
+    """The tokens of a text in lower case, without marks."""
+    ids: list[int] = published.encode(text.lower(), add_special_tokens=False).ids
+    return ids
 
 
 class _Warning:

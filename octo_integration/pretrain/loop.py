@@ -14,7 +14,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,11 @@ from octo_integration.model.vla import VLA
 from octo_integration.pretrain.frames_reader import Frames, measure_frames, read_frames
 from octo_integration.pretrain.objective import Batch, Heads, objective, run_model, see
 from octo_integration.pretrain.probes import ROWS, Probes, probe
+from octo_integration.pretrain.record import check_same_run, made_by, record, table
 from octo_integration.pretrain.text import KINDS, bags_of_words, dialogues, texts
-from octo_integration.processes import claim, flags
+from octo_integration.processes import claim
 from octo_integration.processes.interrupts import Request, interrupts
-from octo_integration.state.described import beside
+from octo_integration.state.described import DEFAULT, beside
 from octo_integration.weights.imported import TOKENIZER
 from octo_integration.weights.store import load_params, save_params
 
@@ -56,9 +57,10 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Pretrains the towers, the bridge and the language model on rendered frames.
+    """Pretrains the towers, the bridge and the language model on rendered frames, or the bridge alone.
 
     maps-vla pretrain --frames frames --out runs/pretrain
+    maps-vla pretrain --stage align --weights weights/mine --frames frames --out runs/align
 
     The same command again resumes at the last saved step, bit for bit. SIGTERM and Ctrl-C finish
     the step, save, and exit with code 143 or 130.
@@ -67,9 +69,15 @@ class PretrainConfig:
     frames: str
     """TFDS directory of labelled frames (octo_integration/collect/frames.py)."""
     out: str
-    """Run directory; weights.safetensors and weights.json (provenance, probes) are its result."""
-    model: str = "tiny"
-    """Name of the model's configuration (octo_integration/model/config.py)."""
+    """Run directory; weights.safetensors (align: the folder weights) and weights.json (provenance, probes) are its
+    result."""
+    stage: Literal["whole", "align"] = "whole"
+    """whole: all of a model, from a random start; align: only the bridge between the imported towers and language model
+    of --weights, with captions and answers."""
+    model: str | None = None
+    """Name of the model's configuration (octo_integration/model/sizes.py); None: tiny, or that of --weights."""
+    weights: str | None = None
+    """What maps-vla import made (align only)."""
     steps: int = 5000
     """Optimizer steps."""
     batch_size: int = 32
@@ -106,6 +114,9 @@ class State(NamedTuple):
     step: jax.Array
     params: Tree
     opt_state: Tree
+
+
+Step: TypeAlias = Callable[[State, Batch], tuple[State, Tree]]
 
 
 class Corpus:
@@ -147,6 +158,9 @@ def pretrain(config: PretrainConfig) -> Path:
       SystemExit: stopped by a signal, after saving.
     """
     refuse_schemes(config)
+    if config.weights is not None:
+        raise ValueError("pretrain: --weights is for --stage align; leave it out.")
+    config = dataclasses.replace(config, model=config.model or DEFAULT)
     if config.model not in CONFIGS:
         raise ValueError(f"there is no model {config.model!r}; there are: {', '.join(CONFIGS)}.")
     sizes = CONFIGS[config.model]
@@ -161,34 +175,23 @@ def pretrain(config: PretrainConfig) -> Path:
 
 
 def _pretrain(config: PretrainConfig, sizes: VLAConfig, out: Path) -> Path:
-    _check_same_run(out, config)
+    check_same_run(out, config)
     given = _given_words(config, sizes)
-    total, pixels = measure_frames(config.frames)
-    count = total - round(config.heldout * total)
-    if min(count, total - count) < max(ROWS, config.batch_size):
-        raise ValueError(
-            f"pretrain: {total} frames in {config.frames} are too few for batch_size "
-            f"{config.batch_size} and heldout {config.heldout}; render more."
-        )
-    if pixels != sizes.image_size:
-        raise ValueError(
-            f"pretrain: the frames in {config.frames} have {pixels} pixels, model {config.model!r} sees "
-            f"{sizes.image_size}; render them with --image-size {sizes.image_size}."
-        )
+    count = check_frames(config, sizes, *measure_frames(config.frames))
     frames = read_frames(config.frames)
     vla = VLA(sizes)
-    write_json(out / "config.json", _record(config))
+    write_json(out / "config.json", record(config))
     words = given or _own_words(out, frames.take(slice(count)), sizes)
     train = Corpus(frames.take(slice(count)), config.text_length, words)
     heldout = Corpus(frames.take(slice(count, None)), config.text_length, words)
-    tx = _optimizer(config)
+    tx = optimizer(config)
     start = _start(vla, config, train, tx)
     with interrupts() as request:
-        state = _train(vla, config, train, tx, _resume(out, start), out, request)
+        state = run(config, _make_step(vla, config, tx), train, resume(out, start), out, request)
         rounded = jax.tree.map(_to_bfloat16_and_back, state.params["model"])
 
         def batches(part: Frames, kind: str, index: np.ndarray) -> Batch:
-            _heed(request, config.steps)
+            heed(request, config.steps)
             return (train if part is train.frames else heldout).batch(index, kind)
 
         measure = functools.partial(probe, vla, train=train.frames, heldout=heldout.frames, batches=batches)
@@ -196,8 +199,29 @@ def _pretrain(config: PretrainConfig, sizes: VLAConfig, out: Path) -> Path:
             "pretrained": measure({"model": rounded, "heads": state.params["heads"]}),
             "random": measure(start.params),
         }
-    print(_table(probes))
+    print(table(probes))
     return _publish(out, config, rounded, probes)
+
+
+def check_frames(config: PretrainConfig, sizes: VLAConfig, total: int, pixels: int) -> int:
+    """How many frames are trained on, of so many of so many pixels.
+
+    Raises:
+      ValueError: they are too few, or of another size than the model sees.
+    """
+    count = total - round(config.heldout * total)
+    if min(count, total - count) < max(ROWS, config.batch_size):
+        raise ValueError(
+            f"pretrain: {total} frames in {config.frames} are too few for batch_size "
+            f"{config.batch_size} and heldout {config.heldout}; render more."
+        )
+    if pixels != sizes.image_size:
+        model = f"of {config.weights}" if config.model is None else repr(config.model)
+        raise ValueError(
+            f"pretrain: the frames in {config.frames} have {pixels} pixels, model {model} sees "
+            f"{sizes.image_size}; render them with --image-size {sizes.image_size}."
+        )
+    return count
 
 
 def _given_words(config: PretrainConfig, sizes: VLAConfig) -> Words | None:
@@ -222,7 +246,8 @@ def _own_words(out: Path, frames: Frames, sizes: VLAConfig) -> Words:
     return load_words(str(path))
 
 
-def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+def optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+    """AdamW with warmup and a cosine down to 0, after clipping."""
     rate = optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup, config.steps)
 
     def decayed(params: Tree) -> Tree:
@@ -248,10 +273,8 @@ def _start(vla: VLA, config: PretrainConfig, train: Corpus, tx: Any) -> State:
     return init()
 
 
-def _train(
-    vla: VLA, config: PretrainConfig, train: Corpus, tx: Any, state: State, out: Path, request: Request
-) -> State:
-    step = _make_step(vla, config, tx)
+def run(config: PretrainConfig, step: Step, train: Corpus, state: State, out: Path, request: Request) -> State:
+    """Takes the steps that are missing, and saves; a signal ends the command after it has saved."""
     done = start = int(state.step)
     stop = None
     pending: list[Tree] = []
@@ -272,11 +295,11 @@ def _train(
                 pending = []
             if ending or done % config.save_every == 0:
                 save_params(out / "state.safetensors", _named(state))
-    _heed(request, done)
+    heed(request, done)
     return state
 
 
-def _heed(request: Request, done: int) -> None:
+def heed(request: Request, done: int) -> None:
     """Ends the command, of which `done` steps are saved, if a signal asked to stop."""
     if (stop := request.ask()) is not None:
         print(f"stopped by signal {stop} at step {done}, saved; the same command resumes it.")
@@ -323,38 +346,13 @@ def _named(state: State) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in pairs}
 
 
-def _resume(out: Path, start: State) -> State:
+def resume(out: Path, start: State) -> State:
     """The saved state, or a copy of `start`, which the step may then donate."""
     path = out / "state.safetensors"
     if not path.exists():
         return jax.tree.map(jnp.copy, start)
     loaded = load_params(path, _named(start))
     return jax.tree.unflatten(jax.tree.structure(start), map(jnp.asarray, loaded.values()))
-
-
-def _record(config: PretrainConfig) -> dict[str, Any]:
-    """What config.json holds."""
-    return {**dataclasses.asdict(config), "versions": flags.flags()}
-
-
-def _check_same_run(out: Path, config: PretrainConfig) -> None:
-    """Raises ValueError where `out` holds another run than this one; names the first field that differs."""
-    path = out / "config.json"
-    if not path.exists():
-        return
-    try:
-        theirs = dict(json.loads(path.read_text()))
-        versions = dict(theirs.get("versions", {}))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --out.") from None
-    flags.check_flags(out, versions)
-    mine = _record(config)
-    for name in sorted({*mine, *theirs} - {"out", "log_every", "save_every", "versions"}):
-        if mine.get(name) != theirs.get(name):
-            raise ValueError(
-                f"{out} holds a run with {name}={theirs.get(name)!r}, this one has "
-                f"{mine.get(name)!r}; choose another --out, or the same value."
-            )
 
 
 def _to_bfloat16_and_back(x: jax.Array) -> jax.Array:
@@ -364,19 +362,10 @@ def _to_bfloat16_and_back(x: jax.Array) -> jax.Array:
 def _publish(out: Path, config: PretrainConfig, params: Tree, probes: dict[str, Probes]) -> Path:
     """Writes the weights with their provenance beside them."""
     path = out / "weights.safetensors"
-    # The frames' place on this machine means nothing elsewhere.
-    made_by = {**dataclasses.asdict(config), "frames": Path(config.frames).name}
-    del made_by["out"]
+    made = made_by(config)
     pretrained = {name: params[name] for name in PRETRAINED if name in params}
-    save_params(path, pretrained, {"made_by": json.dumps(made_by)}, dtype=jnp.bfloat16)
+    save_params(path, pretrained, {"made_by": json.dumps(made)}, dtype=jnp.bfloat16)
     if (own := out / TOKENIZER).is_file():
         shutil.copyfile(own, beside(path, TOKENIZER))
-    write_json(path.with_suffix(".json"), {"pretrain": made_by, "probes": probes})
+    write_json(path.with_suffix(".json"), {"pretrain": made, "probes": probes})
     return path
-
-
-def _table(probes: dict[str, Probes]) -> str:
-    lines = [f"{'':<32}" + "".join(f"{name:>12}" for name in probes)]
-    for name in probes["random"]:
-        lines.append(f"{name:<32}" + "".join(f"{p[name]:>12.3f}" for p in probes.values()))
-    return "\n".join(lines)

@@ -9,6 +9,7 @@
 A model without a DINOv2-kind tower, of one CLIP-kind tower, learns the last two alone.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
@@ -127,13 +128,19 @@ def see(vla: VLA, view: jax.Array, second: jax.Array | None, batch: Batch) -> Se
     both = view if second is None else jnp.concatenate([view, second])
     dino = vla.dinov2(both) if "dinov2" in towers else None
     captioned = vla.siglip(view) if "siglip" in towers else vla.clip(view)
-    patches = vla.bridge(*([] if dino is None else [dino[: len(view)]]), captioned)
+    return Seen(dino, captioned, say(vla, [*([] if dino is None else [dino[: len(view)]]), captioned], batch))
+
+
+def say(vla: VLA, features: Sequence[jax.Array], batch: Batch) -> jax.Array:
+    """f32[B, L, vocabulary], for `VLA.apply`: what follows each of the batch's tokens, given the towers' features."""
+    patches = vla.bridge(*features)
     x = jnp.concatenate([patches, vla.language.words(jnp.asarray(batch.tokens))], axis=1)
     seen = jnp.ones(patches.shape[:2], bool)
     valid = jnp.concatenate([seen, batch.times != PADDING_TIME], axis=1)
     times = jnp.concatenate([jnp.full(seen.shape, IMAGE_TIME), batch.times], axis=1)
     x = vla.language(x, token_positions(valid), blockwise_mask(times, valid))
-    return Seen(dino, captioned, vla.language.logits(x[:, patches.shape[1] :]))
+    logits: jax.Array = vla.language.logits(x[:, patches.shape[1] :])
+    return logits
 
 
 def run_model(vla: VLA, params: Tree, view: jax.Array, second: jax.Array | None, batch: Batch) -> Seen:

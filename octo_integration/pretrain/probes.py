@@ -46,8 +46,8 @@ def retention(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: B
     for tower in known:
         for point in POINTS:
             truth = getattr(heldout, point)
-            guess = _ridge(known[tower], getattr(fitted, point), new[tower])
-            found[f"{tower}_{point}_cm"] = _centimetres(guess - truth)
+            guess = ridge(known[tower], getattr(fitted, point), new[tower])
+            found[f"{tower}_{point}_cm"] = centimetres(guess - truth)
     for kind in KINDS:
         found[f"perplexity_{kind}"] = _perplexity(vla, params, heldout, batches, kind, 0)
     return found
@@ -66,7 +66,7 @@ def probe(vla: VLA, params: Tree, train: Frames, heldout: Frames, batches: Batch
     found = retention(vla, params["model"], train, heldout, batches)
     for point in POINTS:
         mean = getattr(train, point).mean(0)
-        found[f"mean_{point}_cm"] = _centimetres(mean - getattr(heldout, point))
+        found[f"mean_{point}_cm"] = centimetres(mean - getattr(heldout, point))
     if "dinov2" in vla.config.towers:
         found |= _placed(vla, params, heldout, batches)
     found["retrieval"] = _retrieval(vla, params, heldout, batches)
@@ -97,7 +97,7 @@ def _towers(vla: VLA, params: Tree, images: jax.Array) -> Any:
     return vla.apply({"params": params}, images, method=features)
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+def ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Ridge regression in its dual form; every fifth row chooses among RIDGES."""
     chosen = np.arange(len(x)) % 5 == 0
     mean, target = x.mean(0), y.mean(0)
@@ -108,11 +108,12 @@ def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
         weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), y[rows] - target)
         return (at - mean) @ (x[rows] - mean).T / scale @ weights + target
 
-    errors = [_centimetres(solve(~chosen, ridge, x[chosen]) - y[chosen]) for ridge in RIDGES]
+    errors = [centimetres(solve(~chosen, ridge, x[chosen]) - y[chosen]) for ridge in RIDGES]
     return solve(np.full(len(x), True), RIDGES[int(np.argmin(errors))], new)
 
 
-def _centimetres(error: np.ndarray) -> float:
+def centimetres(error: np.ndarray) -> float:
+    """The mean length of f[N, 3] metres."""
     return float(100 * np.linalg.norm(error, axis=-1).mean())
 
 
@@ -120,7 +121,7 @@ def _placed(vla: VLA, params: Tree, frames: Frames, batches: Batches) -> Probes:
     groups = list(_groups(len(frames)))
     guess = np.concatenate([_places(vla, params, batches(frames, "caption", g)) for g in groups])
     shown = frames.take(np.concatenate(groups))
-    return {f"head_{point}_cm": _centimetres(guess[:, k] - getattr(shown, point)) for k, point in enumerate(POINTS)}
+    return {f"head_{point}_cm": centimetres(guess[:, k] - getattr(shown, point)) for k, point in enumerate(POINTS)}
 
 
 @functools.partial(jax.jit, static_argnums=0)

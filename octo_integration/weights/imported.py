@@ -116,8 +116,8 @@ def import_weights(
         "fresh": [module for module in shapes if module not in plans],
         "fingerprints": fingerprints(params),
     }
-    with _written_whole(out) as temporary:
-        _save(temporary / PARAMS, params)
+    with written_whole(out) as temporary:
+        save(temporary / PARAMS, params)
         (temporary / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
         for name, values in files.items():
             (temporary / name).write_text(json.dumps(values, indent=1) + "\n")
@@ -233,7 +233,7 @@ def export_weights(params: Tree, record: Mapping[str, Any], out: Path) -> list[P
             )
         tensors |= {copy: tensors[original] for copy, original in origin.get("copies", {}).items()}
         files.setdefault("model" if record["prismatic"] else module, {}).update(tensors)
-    with _written_whole(out) as temporary:
+    with written_whole(out) as temporary:
         for name, tensors in files.items():
             folder = temporary if record["prismatic"] else temporary / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,8 @@ def _left_out(config: VLAConfig) -> dict[str, str]:
     return {rf"(model\.)?layers\.({'|'.join(map(str, unread))})\..*": why} if unread else {}
 
 
-def _save(path: Path, params: Tree) -> None:
+def save(path: Path, params: Tree) -> None:
+    """Writes leaves, of which it copies no more than IN_FLIGHT at once."""
     # Orbax copies what it writes; at most this much at once, so that the model is not in memory twice.
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
     gigabytes: Any = (1 + max(*sizes, sum(sizes) * IN_FLIGHT)) / 1e9
@@ -364,7 +365,7 @@ def _save(path: Path, params: Tree) -> None:
 
 
 @contextlib.contextmanager
-def _written_whole(out: Path) -> Iterator[Path]:
+def written_whole(out: Path) -> Iterator[Path]:
     """A directory that gets its name when it is complete; on an error nothing is left."""
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

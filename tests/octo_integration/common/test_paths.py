@@ -58,7 +58,7 @@ FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(
 def test_the_options_that_take_a_path_are_among_those_tried():
     assert {
         *(("finetune", field) for field in ("out", "weights", "data.path", "data.mixture")),
-        *(("pretrain", field) for field in ("out", "frames", "words")),
+        *(("pretrain", field) for field in ("out", "frames", "weights", "words")),
         *(("evaluate", field) for field in ("run", "video")),
         *(("merge", field) for field in ("run", "out")),
         *(("export", field) for field in ("run", "weights", "out")),

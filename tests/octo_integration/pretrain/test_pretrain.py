@@ -174,6 +174,7 @@ def test_bad_input_is_refused_before_the_frames_are_read(small, tmp_path, monkey
     for change, message in {
         "no model": (dict(model="huge"), "no model 'huge'; there are"),
         "no objective": (dict(model="octo_small"), "'octo_small' has neither dinov2 with siglip nor clip alone"),
+        "weights": (dict(weights="imported"), "--weights is for --stage align; leave it out"),
         "few": (dict(heldout=0.1), "140 frames .* are too few"),
         "no words": (dict(words="none.json"), "none.json"),
         "bytes": (dict(words="bytes"), "words 'bytes' .* do not fit model 'small', whose tokenizer is 'tiny'"),
@@ -280,10 +281,10 @@ def test_the_ridge_probe_finds_a_linear_map():
     rng = np.random.default_rng(0)
     x, new = rng.normal(size=(200, 30)), rng.normal(size=(50, 30))
     w = rng.normal(size=(30, 3))
-    guess = pretrain_probes._ridge(x, x @ w + 1, new)
+    guess = pretrain_probes.ridge(x, x @ w + 1, new)
     assert np.abs(guess - (new @ w + 1)).max() < 0.2
     noise = rng.normal(size=(50, 30))
-    assert np.abs(pretrain_probes._ridge(x, x @ w + 1, noise) - (new @ w + 1)).max() > 1
+    assert np.abs(pretrain_probes.ridge(x, x @ w + 1, noise) - (new @ w + 1)).max() > 1
 
 
 def test_frames_are_read_as_they_were_written(tmp_path):

@@ -65,7 +65,7 @@ def damaged_weights(folder: Path) -> str:
 
 
 def imported_weights_of_another_model(folder: Path) -> str:
-    imported._save(folder / "imported" / imported.PARAMS, {"bridge": {"fc1": {"kernel": jax.numpy.zeros((3, 4))}}})
+    imported.save(folder / "imported" / imported.PARAMS, {"bridge": {"fc1": {"kernel": jax.numpy.zeros((3, 4))}}})
     record = dict.fromkeys(("date", "prismatic", "fresh", "fingerprints")) | {
         "model": "other",
         "modules": {"bridge": {}},
