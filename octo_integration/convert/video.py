@@ -22,17 +22,21 @@ def frames_at(path: Path, times: np.ndarray, fps: float) -> Iterator[np.ndarray]
             stream = container.streams.video[0]
             base = stream.time_base
             assert base is not None
-            container.seek(int(max(times[0], 0) / base), stream=stream) if times[0] > 0 else None
+            if times[0] > 0:
+                container.seek(int(times[0] / base), stream=stream)
             for frame in container.decode(stream):
                 if number == len(times):
                     return
-                off = (frame.pts * float(base) - times[number]) * fps
+                if frame.pts is None:
+                    raise TypeError("a frame has no time")
+                at = frame.pts * float(base)
+                off = (at - times[number]) * fps
                 if off < -OFF:
                     continue
                 if off > OFF:
                     raise ValueError(
                         f"convert: {path}: its frame rate varies: there is no frame at {times[number]:.4f} s, but one "
-                        f"at {frame.pts * float(base):.4f} s; encode it again at {fps:g} frames per second, or leave "
+                        f"at {at:.4f} s; encode it again at {fps:g} frames per second, or leave "
                         "the episode out by --skip."
                     )
                 yield frame.to_ndarray(format="rgb24")
