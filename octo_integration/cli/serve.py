@@ -12,7 +12,7 @@ import numpy as np
 from octo_integration.cli.devices import say_devices
 from octo_integration.common.limits import Limit, check_limits
 from octo_integration.config import FinetuneConfig, read_config
-from octo_integration.data import standardize
+from octo_integration.data import mapping, standardize
 from octo_integration.policy.policy import Policy, check_dataset
 from octo_integration.policy.trained import Trained, checkpoint_of, fingerprint, load_run
 from octo_integration.serve.key import read_key
@@ -59,7 +59,7 @@ class Options:
 def run(config: Options) -> int:
     """Serves until it is told to stop."""
     run_dir = Path(config.run)
-    own = _own(config, read_config(run_dir))
+    own = own_actions(config, read_config(run_dir))
     check_dataset(run_dir, config.dataset)
     key = None if config.api_key_file is None else read_key(Path(config.api_key_file))
     say_devices()
@@ -106,8 +106,12 @@ def _about(config: Options, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _own(config: Options, run: FinetuneConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """Standardised actions -> those that the robot takes. A module that only the run names is not imported."""
+def own_actions(config: Options, run: FinetuneConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """Standardised actions -> those that the robot takes. A module that only the run names is not imported.
+
+    Raises:
+      ValueError: the run does not tell.
+    """
     name = config.standardize or run.data.standardize
     if name == NONE:
         return lambda actions: actions
@@ -117,4 +121,6 @@ def _own(config: Options, run: FinetuneConfig) -> Callable[[np.ndarray], np.ndar
             f"the run was trained on {what}; give --standardize, the standardisation of the data set whose convention "
             f"the actions shall have, or --standardize {NONE}."
         )
+    if config.standardize is None and mapping.is_mapping(name):
+        name = str(Path(config.run) / mapping.COPY)
     return standardize.find(name).own

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 OPTION = "data.standardize"
 SUFFIX = ".json"
+COPY = "mapping.json"  # in the directory of a run
 WHOLE = "/"  # begins the path of what an episode has once, beside its steps
 
 

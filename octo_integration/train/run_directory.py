@@ -8,7 +8,7 @@ from typing import Any
 
 from octo_integration.common import files
 from octo_integration.config import FinetuneConfig, differences, read_config, read_versions, to_dict
-from octo_integration.data import MixtureStatistics, Statistics
+from octo_integration.data import MixtureStatistics, Statistics, mapping
 from octo_integration.processes import flags
 from octo_integration.state.described import MODEL, described, read_model, record
 from octo_integration.state.origin import kind, original
@@ -118,8 +118,8 @@ def describe_run(
     statistics: Statistics | MixtureStatistics,
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json, and
-    model.json where no name says the model; START where it began at another run.
+    """What a policy needs beside the checkpoint: config.json with the versions, statistics.json, tokenizer.json,
+    model.json where no name says the model, and the mapping of its data; START where it began at another run.
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | flags.flags()
     files.write_json(out / "config.json", {**to_dict(config), "versions": versions})
@@ -128,6 +128,9 @@ def describe_run(
     if (tokenizer := find_tokenizer(config)) is not None:
         with files.replacing(out / TOKENIZER) as temporary:
             shutil.copyfile(tokenizer, temporary)
+    if mapping.is_mapping(config.data.standardize):
+        with files.replacing(out / mapping.COPY) as temporary:
+            shutil.copyfile(config.data.standardize, temporary)
     if origin is not None:
         files.write_json(out / START, origin)
     files.write_json(out / "statistics.json", json.loads(statistics.to_json()))

@@ -12,11 +12,14 @@ import sys
 import numpy as np
 import pytest
 
-from octo_integration.cli import commands
+from octo_integration.cli import commands, serve
+from octo_integration.config import read_config
 from octo_integration.data import standardize
+from octo_integration.data.statistics import read_statistics
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.policy import load_policy
 from octo_integration.serve.client import connected
+from octo_integration.train.run_directory import describe_run
 from tests.octo_integration import child, micro_vla
 from tests.octo_integration.simulator import simulated
 
@@ -98,6 +101,19 @@ def test_a_served_run_is_evaluated_as_the_run_is(run, tmp_path, monkeypatch):
     assert here[0]["evaluation"] == there[0]["evaluation"]
     assert sorted(here[1:], key=str) == sorted(there[1:], key=str) and len(here) == 3
     assert (here[0]["about"]["run"], there[0]["about"]["run"]) == (str(run), url)
+
+
+def test_a_run_keeps_the_mapping_that_turns_its_actions_back(run, tmp_path):
+    file = tmp_path / "mapping.json"
+    fields = {"images": {"primary": "image"}, "state": {"state": 4}, "action": {"action": 4}, "instruction": "words"}
+    file.write_text(json.dumps({**fields, "gripper": {"entry": 3, "closed": 1, "open": -1}}))
+    config = read_config(run)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, standardize=str(file)))
+    (tmp_path / "run").mkdir()
+    describe_run(tmp_path / "run", config, read_statistics(run / "statistics.json"))
+    file.unlink()
+    own = serve.own_actions(serve.Options(run=str(tmp_path / "run")), config)
+    np.testing.assert_array_equal(own(np.array([0.5, 0, 0, 1], np.float32)), [0.5, 0, 0, -1])
 
 
 @pytest.mark.parametrize(
