@@ -15,10 +15,19 @@ import optax
 import maps_optax as mx
 from octo_integration.train import fit
 
+
+class Model(nn.Module):
+    """Of anything that gives a loss."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.tanh(nn.Dense(32, name="vision")(x))
+        x = nn.tanh(nn.Dense(32, name="language")(x))
+        return nn.Dense(4, name="head")(x)
+
+
 out = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()
-model = nn.Sequential(
-    [nn.Dense(32, name="vision"), nn.tanh, nn.Dense(32, name="language"), nn.tanh, nn.Dense(4, name="head")]
-)
+model = Model()
 pretrained = model.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]  # stands for a checkpoint
 layers = mx.LayerStack({"vision": {"vision/": "first"}, "language": {"language/": "first"}}, free=["^head/"])
 

@@ -63,7 +63,7 @@ def test_an_error_names_its_command_once(arguments, said, capsys):
 
 def test_every_file_of_the_folder_is_a_command_or_serves_several():
     files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
-    assert files - {"commands", "demo_libero", "devices", "environment", "following"} == {
+    assert files - {"commands", "demo_libero", "devices", "environment", "following", "own_names"} == {
         command.run.partition(":")[0].rpartition(".")[2] for command in commands.COMMANDS.values()
     }
 

@@ -46,7 +46,7 @@ def test_every_iterated_pipeline_is_settled() -> None:
         for line in file.read_text().splitlines()
         if "as_numpy_iterator()" in line or re.search(r"for \w+ in .*(TFRecordDataset|prefetch)\(", line)
     ]
-    assert len(iterated) == 5 and all("settled(" in line for line in iterated), iterated
+    assert len(iterated) == 6 and all("settled(" in line for line in iterated), iterated
 
 
 def test_unknown_attribute() -> None:

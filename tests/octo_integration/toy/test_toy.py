@@ -159,7 +159,7 @@ def test_a_folder_and_a_file_are_found_by_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(simulators, "__path__", [*simulators.__path__, str(tmp_path)])
     monkeypatch.setattr(standardisations, "__path__", [*standardisations.__path__, str(tmp_path)])
     assert find("line").data_set == "line" and standardize.find("column").vectors["action"] == 2
-    with pytest.raises(ValueError, match="there are libero, line, metaworld, and"):
+    with pytest.raises(ValueError, match="there are calvin, libero, line, metaworld, and"):
         find("column")
     with pytest.raises(ValueError, match="there are bridge, calvin, column, libero, metaworld, and"):
         standardize.find("line")

@@ -191,9 +191,10 @@ def test_theta0_may_be_another_than_the_start(tmp_path):
 def test_drift_is_logged_for_every_optimizer(tmp_path):
     loss, params, layers = of_linen()
     found = fit(loss, params, optax.adam(1e-2), images, out=tmp_path, steps=2, log_every=1, layers=layers)
-    gap = jax.tree.map(lambda a, b: np.asarray(a - b).reshape(-1), found.params, params)
-    embed = np.linalg.norm(np.concatenate(jax.tree.leaves(gap["embed"])))
-    assert lines(tmp_path)[-1]["drift/vision/embed"] == pytest.approx(embed, rel=1e-4)
+    gap = jax.tree.map(lambda a, b: np.asarray(a - b), found.params, params)
+    first = [*jax.tree.leaves(gap["embed"]), *(leaf[0] for leaf in jax.tree.leaves(gap["blocks"]))]
+    norm = np.linalg.norm(np.concatenate([leaf.reshape(-1) for leaf in first]))
+    assert lines(tmp_path)[-1]["drift/vision/0"] == pytest.approx(norm, rel=1e-4)
 
 
 def test_what_is_measured_is_logged_on_the_way_and_at_the_end(tmp_path):

@@ -277,7 +277,7 @@ def fixture(name: str) -> tuple[dict[str, np.ndarray], str]:
 def leaves_of(name: str, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """What an import of the directory would write."""
     written: dict[str, Any] = {}
-    monkeypatch.setattr(imported, "_save", lambda path, params: written.update(params))
+    monkeypatch.setattr(imported, "save", lambda path, params: written.update(params))
     imported.import_weights("small", CONFIG, shapes(), {MODULES[name]: folder}, out)
     return {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(jax.device_get(written)).items()}
 
