@@ -108,8 +108,8 @@ def run(config: Options) -> int:
     if strange := [name for name in others if getattr(config, name) is not None]:
         whose = "policy server, not of a run" if config.policy is None else "run, not of a policy server"
         raise ValueError(f"{strange[0]} is of a {whose}; leave it out.")
-    use_python(config.simulator_python)
     world = find(config.simulator)
+    use_python(world, config.simulator_python)
     tasks = chosen_tasks(world, config.suite, config.tasks)
     with contextlib.ExitStack() as stack:
         actor = _trained(config) if config.policy is None else _remote(config, config.policy, world, stack)

@@ -166,8 +166,8 @@ def collect(config: CollectConfig) -> Path:
     """
     from octo_integration.collect.writer import new_dataset  # tensorflow, which the workers do without
 
-    use_python(config.simulator_python)
     out, simulator = Path(config.out), find(config.simulator)
+    use_python(simulator, config.simulator_python)
     jobs = list(_jobs(config))
     views = sum(1 + len(job.views) for job in jobs)
     # A JPEG of 64 x 64 pixels takes 1.7 kB here. All is there twice before the end.

@@ -174,6 +174,7 @@ class Simulator:
       layout: of the demonstrations that are collected; default: standardised steps as they are.
       waiting_steps: how many steps without movement come before a policy acts, in evaluation.
       still: the action of such a step.
+      own_python: it runs in a process of another interpreter, as PYTHON tells.
     """
 
     make: Make
@@ -197,6 +198,7 @@ class Simulator:
     layout: Layout | None = None
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
+    own_python: bool = False
 
     def task(self, name: str) -> Task:
         """The task of that name.
@@ -256,14 +258,18 @@ def _entry(what: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def use_python(interpreter: str | None) -> None:
-    """Has simulators that run in a process of another interpreter use this one; None: leaves it as it is.
+def use_python(simulator: Simulator, interpreter: str | None) -> None:
+    """Has a simulator that runs in a process of another interpreter use this one; None: leaves it as it is.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or the simulator runs in ours.
     """
     if interpreter is None:
         return
+    if not simulator.own_python:
+        raise ValueError(
+            "simulator_python is given, but this simulator runs in maps-vla's own interpreter; leave it out."
+        )
     if shutil.which(interpreter) is None:
         raise ValueError(f"simulator_python is {interpreter!r}, which is no program; give the path of a python.")
     os.environ[PYTHON] = interpreter

@@ -42,6 +42,7 @@ SIMULATOR = Simulator(
     shifts={"none": ShiftKind("nothing"), WORDS: ShiftKind("words")},
     draw_shift=draw_shift,
     noise=0.1,
+    own_python=True,
     suites=SUITES,
     layout=LAYOUT,
 )

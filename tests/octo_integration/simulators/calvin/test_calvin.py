@@ -19,7 +19,7 @@ from octo_integration.simulators.calvin import SIMULATOR, SUITES
 from octo_integration.simulators.calvin.env import CalvinEnv
 from octo_integration.simulators.calvin.process import ROOT
 from octo_integration.simulators.calvin.rules import chain
-from octo_integration.simulators.protocol import PYTHON, use_python
+from octo_integration.simulators.protocol import PYTHON, find, use_python
 from octo_integration.simulators.renderer import SimulatorMissing
 from tests.octo_integration.simulators.calvin import tree
 
@@ -232,10 +232,12 @@ def test_the_interpreter_that_a_command_is_given_is_used(standing: Path, monkeyp
     other = standing / "other-python"
     other.write_text(f'#!/bin/sh\ntouch {standing}/was-used\nexec {sys.executable} "$@"\n')
     other.chmod(0o755)
-    use_python(None)
+    use_python(SIMULATOR, None)
     assert os.environ[PYTHON] == sys.executable
     with pytest.raises(ValueError, match="simulator_python is '/nowhere', which is no program"):
-        use_python("/nowhere")
-    use_python(str(other))
+        use_python(SIMULATOR, "/nowhere")
+    with pytest.raises(ValueError, match="runs in maps-vla's own interpreter; leave it out"):
+        use_python(find("metaworld"), str(other))
+    use_python(SIMULATOR, str(other))
     with CalvinEnv("A/turn_on_led", image_size=SIZE):
         assert (standing / "was-used").exists()
