@@ -17,7 +17,12 @@ from benchmarks.generalization import plan, report, study, success
 from octo_integration.cli.commands import USER_ERRORS
 
 HERE = Path(__file__).parent
-Profiles = Literal["default", "more", "one_tower", "small", "rates", "smoke"]
+Profiles = Literal[
+    "default", "more", "one_tower", "small", "rates", "smoke",
+    "length", "honest", "honest_all",
+    "who_still", "who_still_turned", "who_motion", "who_motion_turned",
+    "parts_still", "parts_still_turned", "parts_motion", "parts_motion_turned",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Run:
 
     profile: Profiles = "default"
     """default; more (other boundaries, twice the steps); one_tower (of CLIP's kind); small (that model, on a GPU);
-    rates (to choose by, on dev); or smoke."""
+    rates (to choose by, on dev); smoke; the others are those of PREREGISTRATION.md."""
     out: Path = Path("runs/generalization")
     """Demonstrations, probe frames and fine-tuned weights."""
     results: Path | None = None

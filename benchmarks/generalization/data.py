@@ -22,17 +22,19 @@ STUDY_TASKS = ("point", "faucet-open", "faucet-close", "drawer-open", "door-open
 ZERO_SHOT = ("handle-press", "window-close")
 PARTS = ("dev", "test")
 PROBE_FRAMES = "probe_frames"
-PROBE_SEED = 1000  # frames that pretraining, which has seed 0, never saw
+PROBE_SEED = 1000  # frames that pretraining, which has seed 0, 10, 11 or 12, never saw
+YOUNGER = {"simulator": "metaworld", "seed": 0}  # of data that were made before there was a choice
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSizes:
-    """How much is collected: training and held-out episodes per task, frames for the probes, and pixels of an image."""
+    """What is collected: training and held-out episodes per task, frames for the probes, size of images, and where."""
 
     train: int = 20
     heldout: int = 6
     frames: int = 1600
     image_size: int = 64
+    simulator: str = "metaworld"
 
 
 class Windows(NamedTuple):
@@ -60,10 +62,12 @@ def conditions() -> tuple[str, ...]:
     return (*SHIFTS, "zero_shot")
 
 
-def collect_config(out: Path, sizes: DataSizes, workers: int) -> CollectConfig:
+def collect_config(out: Path, sizes: DataSizes, workers: int, seed: int = 0) -> CollectConfig:
     """The data set of the study."""
     return CollectConfig(
         out=str(out),
+        simulator=sizes.simulator,
+        seed=seed,
         tasks=STUDY_TASKS,
         episodes_per_task=sizes.train,
         heldout_per_task=sizes.heldout,
@@ -76,8 +80,8 @@ def collect_config(out: Path, sizes: DataSizes, workers: int) -> CollectConfig:
     )
 
 
-def prepare(out: Path, sizes: DataSizes, workers: int) -> None:
-    """Makes what is not there yet: demonstrations, probe frames, and the arrays of both.
+def prepare(out: Path, sizes: DataSizes, workers: int, seed: int = 0) -> None:
+    """Makes what is not there yet: demonstrations, drawn by `seed`, probe frames, and the arrays of both.
 
     Raises:
       ValueError: `out` holds data of another size.
@@ -86,17 +90,17 @@ def prepare(out: Path, sizes: DataSizes, workers: int) -> None:
     from octo_integration.collect import collect, render_frames
 
     demos, frames = out / "demonstrations", out / PROBE_FRAMES
-    made, wanted = out / "sizes.json", dataclasses.asdict(sizes)
-    found = json.loads(made.read_text()) if made.exists() else None
+    made, wanted = out / "sizes.json", {**dataclasses.asdict(sizes), "seed": seed}
+    found = {**YOUNGER, **json.loads(made.read_text())} if made.exists() else None
     if demos.exists() and found != wanted:
         raise ValueError(f"{out} holds data of sizes {found}, not {wanted}; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(made, wanted)
     if not demos.exists():
-        collect(collect_config(demos, sizes, workers))
+        collect(collect_config(demos, sizes, workers, seed))
     if not frames.exists():
         render_frames(frames, count=sizes.frames, image_size=sizes.image_size, seed=PROBE_SEED, workers=workers)
-    names = splits(collect_config(demos, sizes, workers))
+    names = splits(collect_config(demos, sizes, workers, seed))
     if not all(_path(out, name).exists() for name in names):
         _write_windows(out, names)
     if not _path(out, PROBE_FRAMES).exists():

@@ -210,6 +210,31 @@ SMALL = [
     for point in PLAN
     if point.name in FIRST or point.name in ("linear/lambda=3", "linear/lambda=4", "uniform/lambda=4", "lora/rank=16")
 ]
+# Experiment A of PREREGISTRATION.md: three numbers to choose from for each method; and how long Adam has to be run.
+HONEST = [
+    *[Point("adam", "Adam", "lr", x, lr=x) for x in (3e-4, 6e-4, 1e-3)],
+    *[Point("layer-decay", "Adam, layer-wise decay", "decay", x, layer_decay=x) for x in (0.7, 0.8, 0.9)],
+    *[Point("backbone", "Adam, rate of the backbone", "factor", x, backbone=x) for x in (0.1, 0.3, 0.6)],
+    *[Point("frozen-vision", "both towers frozen", "lr", x, lr=x, frozen=VISION) for x in (6e-4, 1e-3, 1.5e-3)],
+    *[Point("lora", "LoRA", "lr", x, lr=x, lora=16) for x in (3e-3, 1e-2, 2e-2)],
+    *[Point("l2-sp", "L2-SP", "strength", x, l2=x) for x in (3e-3, 1e-2, 3e-2)],
+    *held("uniform", "uniform SPD", (1.0, 2.0, 4.0), schedule="constant"),
+    *held("linear", "MAPS, linear", (1.5, 3.0, 6.0)),
+]
+HONEST_METHODS = tuple(dict.fromkeys(point.method for point in HONEST))
+LENGTH = [Point("length", "Adam", "steps", float(n), lr=1e-3, steps=n) for n in (800, 1200)]
+# Experiment B: who must move. Points that A has too have its names.
+MODULES = (*VISION, "bridge", "language")
+WHO = [p for p in HONEST if p.method in ("adam", "uniform", "linear") or (p.method, p.x) == ("frozen-vision", 1e-3)]
+WHO_PARTS = [
+    *[p for m in MODULES for p in held(f"only-{m}", f"λ on {m} alone", (2.0,), schedule="constant", held=(m,))],
+    *[
+        point
+        for m in MODULES
+        for point in held(f"without-{m}", f"λ on all but {m}", (2.0,), schedule="constant",
+                          held=tuple(other for other in MODULES if other != m))
+    ],
+]  # fmt: skip
 # Again, where sums are added in another order.
 NOISE = [Point("adam", "Adam"), *held("linear", "MAPS, linear", (3.0,))]
 SMOKE = [Point("adam", "Adam", derived=_merges()[:2]), *held("linear", "MAPS, linear", (2.0,)), CONTROLS[1]]

@@ -1,8 +1,9 @@
 """The sizes of the study, and what one run of it is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.generalization import methods
 from benchmarks.generalization.data import PARTS, DataSizes
@@ -23,6 +24,9 @@ class Profile:
       lines: what the names of its files of JSON lines, beside this one, begin with; None: they are in `out`.
       parts: what is measured: dev, to choose by, and test.
       gpu: processes share the accelerator; otherwise each has one CPU thread.
+      pretrained: which pretrainings its pairs number: files are {model}-{pretrained}{number}.safetensors.
+      own_data: every seed has its own demonstrations and held-out episodes, in seed{n} of `out`.
+      chosen_by, choose: another profile, by whose lines on dev a single point of each of these methods is chosen.
     """
 
     points: tuple[Point, ...]
@@ -33,6 +37,10 @@ class Profile:
     lines: str | None
     parts: tuple[str, ...] = PARTS
     gpu: bool = False
+    pretrained: str = "seed"
+    own_data: bool = False
+    chosen_by: str | None = None
+    choose: tuple[str, ...] = ()
 
 
 PAIRS = ((0, 0), (1, 3), (0, 1), (1, 4), (0, 2))
@@ -44,6 +52,30 @@ PROFILES: Mapping[str, Profile] = {
     "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
     "noise": Profile(tuple(methods.NOISE), PAIRS[:1], 400, 1e-3, DataSizes(20, 2, 256), None, parts=("test",)),
     "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
+}
+
+# The experiments of PREREGISTRATION.md. A cell of B: its pretraining, the simulator of its demonstrations.
+DIAGONAL = ((10, 0), (11, 1), (12, 2))
+CROSSED = tuple((pretrained, seed) for pretrained in (10, 11, 12) for seed in (0, 1, 2))
+STEPS = 800  # or 1200, if profile "length" says so
+TURNED = "benchmarks.generalization.turned:SIMULATOR"
+CELLS = {"still": ("still", "metaworld"), "still_turned": ("still", TURNED), "motion": ("motion", "metaworld"),
+         "motion_turned": ("motion", TURNED)}  # fmt: skip
+
+
+def _cell(name: str, points: Sequence[Point], pairs: tuple[tuple[int, int], ...], **options: Any) -> Profile:
+    pretrained, simulator = CELLS[name]
+    data = DataSizes(simulator=simulator)
+    return Profile(tuple(points), pairs, STEPS, 1e-3, data, f"{name}_", pretrained=pretrained, own_data=True, **options)
+
+
+PROFILES = {
+    **PROFILES,
+    "length": dataclasses.replace(_cell("still", methods.LENGTH, DIAGONAL), lines="honest_", parts=("dev",)),
+    "honest": dataclasses.replace(_cell("still", methods.HONEST, DIAGONAL), lines="honest_", parts=("dev",)),
+    "honest_all": _cell("still", methods.HONEST, CROSSED, chosen_by="honest", choose=methods.HONEST_METHODS),
+    **{f"who_{name}": _cell(name, methods.WHO, CROSSED, chosen_by="honest", choose=("adam",)) for name in CELLS},
+    **{f"parts_{name}": _cell(name, methods.WHO_PARTS, DIAGONAL) for name in CELLS},
 }
 
 
@@ -68,14 +100,40 @@ class Job:
         """Of its line."""
         return key(self.point.name, self.pretrain, self.seed)
 
+    @property
+    def data(self) -> Path:
+        """Of its demonstrations, held-out episodes and probe frames."""
+        return data_path(self.profile, self.seed, self.out)
+
+    @property
+    def weights(self) -> Path:
+        """Before fine-tuning.
+
+        Raises:
+          FileNotFoundError: as `weights_path`.
+        """
+        return weights_path(self.point.model, PROFILES[self.profile].pretrained, self.pretrain)
+
+
+def data_path(profile: str, seed: int, out: Path) -> Path:
+    """The directory of the data that a run of this seed is made with."""
+    size = PROFILES[profile]
+    camera = "turned_" if size.data.simulator == TURNED else ""
+    return out / f"{camera}seed{seed}" if size.own_data else out
+
+
+def kept_path(profile: str, out: Path) -> Path:
+    """The directory of the fine-tuned weights that are kept for the closed loop."""
+    return out / f"{PROFILES[profile].lines or ''}weights"
+
 
 def key(name: str, pretrain: int, seed: int) -> str:
     """Of a line of the results."""
     return f"{name}/p{pretrain}/s{seed}"
 
 
-def weights_path(model: str, pretrained: int) -> Path:
-    """The weights of a pretraining; the first of `tiny` are the shipped ones.
+def weights_path(model: str, pretrained: str, number: int) -> Path:
+    """The weights of a pretraining; those of tiny-seed0 are the shipped ones.
 
     Raises:
       FileNotFoundError: they are not there.
@@ -83,13 +141,13 @@ def weights_path(model: str, pretrained: int) -> Path:
     import octo_integration
 
     shipped = Path(octo_integration.__file__).parent / "assets" / "tiny.safetensors"
-    own = HERE / "pretrained" / f"{model}-seed{pretrained}.safetensors"
-    path = shipped if (model, pretrained) == ("tiny", 0) else own
+    own = HERE / "pretrained" / f"{model}-{pretrained}{number}.safetensors"
+    path = shipped if (model, pretrained, number) == ("tiny", "seed", 0) else own
     if not path.is_file():
         size = CONFIGS[model].image_size
         raise FileNotFoundError(
             f"there are no weights {path}; make them with maps-vla collect-frames --image-size {size} and "
-            f"maps-vla pretrain --model {model} --words tiny --seed {pretrained}, and copy them there."
+            f"maps-vla pretrain --model {model} --words tiny --seed {number}, and copy them there (README, Commands)."
         )
     return path
 

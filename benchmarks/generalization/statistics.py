@@ -223,17 +223,18 @@ Criterion = Callable[[Sequence[Record], str, float | None], float]
 def balanced(dev: Sequence[Record], method: str, x: float | None) -> float:
     """The mean of the ID error and of the mean over single looks."""
     p = point(dev, method, x)
-    return _run_mean(p, ID, "dev") + _run_mean(p, LOOKS, "dev")
+    return run_mean(p, ID, "dev") + run_mean(p, LOOKS, "dev")
 
 
 def within(dev: Sequence[Record], method: str, x: float | None) -> float:
     """The mean over single looks if the ID error is within 2 % of Adam's; if not, worse than any that is."""
     p, adam = point(dev, method, x), point(dev, REFERENCE)
-    excess = _run_mean(p, ID, "dev") / _run_mean(adam, ID, "dev") - SLACK
-    return _run_mean(p, LOOKS, "dev") if excess <= 0 else 1e6 + excess
+    excess = run_mean(p, ID, "dev") / run_mean(adam, ID, "dev") - SLACK
+    return run_mean(p, LOOKS, "dev") if excess <= 0 else 1e6 + excess
 
 
-def _run_mean(p: Point, conditions: Sequence[str], part: str) -> float:
+def run_mean(p: Point, conditions: Sequence[str], part: str) -> float:
+    """Over the runs that were measured so; inf without one."""
     found = [mean_error(r, conditions, part) for r in measured(p, conditions, part).values()]
     return float(np.mean(found)) if found else np.inf
 

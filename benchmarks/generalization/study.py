@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.generalization import statistics
+from benchmarks.generalization.choice import chosen_points
 from benchmarks.generalization.data import prepare
 from benchmarks.generalization.methods import Point
 from benchmarks.generalization.plan import PROFILES, Job, weights_path
@@ -24,21 +25,24 @@ def run(profile: str, out: Path, results: Path, workers: int, only: Sequence[str
 
     Raises:
       FileNotFoundError: pretrained weights are missing.
-      ValueError: no point or method is called so; `out` holds data of another size; a line of `results` is damaged.
+      ValueError: no point or method is called so; `out` holds data of another size; a line of `results` is damaged;
+        what the points are chosen by has not been run to its end.
       ChildProcessError, SystemExit: as `write_lines`.
     """
-    size = PROFILES[profile]
-    unknown = set(only) - {name for point in size.points for name in (point.name, point.method)}
+    size, points = PROFILES[profile], chosen_points(profile, out)
+    unknown = set(only) - {name for point in points for name in (point.name, point.method)}
     if unknown:
-        names = ", ".join(point.name for point in size.points)
+        names = ", ".join(point.name for point in points)
         raise ValueError(f"there is no point or method {sorted(unknown)} in profile {profile!r}; there are {names}.")
-    chosen = [point for point in size.points if not only or {point.name, point.method} & set(only)]
-    for model, pretrained in sorted({(point.model, p) for point in chosen for p, _ in size.pairs}):
-        weights_path(model, pretrained)
-    done = {record["key"] for record in statistics.read(results)} if results.exists() else set()
-    prepare(out, size.data, workers)
+    chosen = [point for point in points if not only or {point.name, point.method} & set(only)]
     jobs = [Job(point, *pair, profile, out) for point in chosen for pair in size.pairs]
-    before = Point("pretrained", "before fine-tuning", model=size.points[0].model)
-    untrained = [Job(before, p, 0, profile, out) for p in (0, 1) if not only]
+    before = Point("pretrained", "before fine-tuning", model=points[0].model)
+    pretrainings = dict.fromkeys(p for p, _ in size.pairs)
+    untrained = [Job(before, p, size.pairs[0][1], profile, out) for p in pretrainings if not only]
+    for job in (*untrained, *jobs):
+        weights_path(job.point.model, size.pretrained, job.pretrain)
+    done = {record["key"] for record in statistics.read(results)} if results.exists() else set()
     missing = [job for job in (*untrained, *jobs) if job.key not in done]
+    for data, seed in {job.data: job.seed for job in missing}.items():
+        prepare(data, size.data, workers, seed if size.own_data else 0)
     write_lines(execute, missing, results, workers=workers, label="study", environment=GPU if size.gpu else CPU)

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from benchmarks.generalization import statistics
+from benchmarks.generalization.choice import chosen_points
 from benchmarks.generalization.data import STUDY_TASKS
 from benchmarks.generalization.evaluate import forward
 from benchmarks.generalization.methods import Point
-from benchmarks.generalization.plan import PROFILES
+from benchmarks.generalization.plan import data_path, kept_path
 from benchmarks.generalization.processes import CPU, Record, write_lines
 from benchmarks.generalization.train import Inputs, Program, text_tokens
 from benchmarks.generalization.worker import KEPT, initial
@@ -39,7 +40,7 @@ class Job(NamedTuple):
 
     weights: Path
     point: Point
-    out: Path
+    data: Path
     task: str
     shifts: tuple[str, ...]
     episodes: int
@@ -72,15 +73,15 @@ def run(
         raise ValueError(f"episodes is {episodes}; give at least 1.")
     for shift in shifts:
         draw_shift(shift, SEED)
-    points = {point.name: point for point in PROFILES[profile].points}
+    points = {point.name: point for point in chosen_points(profile, out)}
     for name in methods:
         if name not in points:
             raise ValueError(f"the plan has no point {name!r}; there are {', '.join(points)}.")
-    files = [(file, points[name]) for name in methods for file in _weights(out, name)]
+    files = [(file, points[name]) for name in methods for file in _weights(kept_path(profile, out), name)]
     lines = statistics.read(results, statistics.SUCCESS_FIELDS) if results.exists() else []
     enough = {(r["key"], r["task"], r["shift"]) for r in lines if len(r["outcomes"]) >= episodes}
     jobs = [
-        Job(file, point, out, task, shifts, episodes)
+        Job(file, point, data_path(profile, _seeds(file)[1], out), task, shifts, episodes)
         for task in STUDY_TASKS
         for file, point in files
         if not {(_key(file), task, shift) for shift in shifts} <= enough
@@ -88,11 +89,11 @@ def run(
     write_lines(execute, jobs, results, workers=workers, label="success", environment=CPU)
 
 
-def _weights(out: Path, name: str) -> list[Path]:
-    found = sorted((out / "weights").glob(f"{name.replace('/', '--')}--p*--s*.safetensors"))
+def _weights(kept: Path, name: str) -> list[Path]:
+    found = sorted(kept.glob(f"{name.replace('/', '--')}--p*--s*.safetensors"))
     if not found:
         raise FileNotFoundError(
-            f"there are no weights of {name} in {out}; run the study first, which keeps those of {', '.join(KEPT)}."
+            f"there are no weights of {name} in {kept}; run the study first, which keeps those of {', '.join(KEPT)}."
         )
     return found
 
@@ -101,20 +102,26 @@ def _key(weights: Path) -> str:
     return weights.stem.replace("--", "/")
 
 
+def _seeds(weights: Path) -> tuple[int, int]:
+    """Of pretraining and run."""
+    _, pretrain, seed = _key(weights).rsplit("/", 2)
+    return int(pretrain[1:]), int(seed[1:])
+
+
 def execute(job: Job) -> list[Record]:
     """One record per shift; runs in a worker."""
-    _, pretrain, seed = _key(job.weights).rsplit("/", 2)
+    pretrain, seed = _seeds(job.weights)
     about: Record = {
         "key": _key(job.weights),
         "method": job.point.method,
         "label": job.point.label,
         "x": job.point.x,
-        "pretrain": int(pretrain[1:]),
-        "seed": int(seed[1:]),
+        "pretrain": pretrain,
+        "seed": seed,
         "task": job.task,
     }
     env = environment(MetaWorldEnv, job.task, CONFIGS[job.point.model].image_size)
-    policy = StudyPolicy(job.point.model, _params(job.weights, job.point.model), job.out)
+    policy = StudyPolicy(job.point.model, _params(job.weights, job.point.model), job.data)
     records = []
     for shift in job.shifts:
         outcomes = []
@@ -136,10 +143,10 @@ class StudyPolicy:
 
     looks_back = 0
 
-    def __init__(self, model: str, params: Tree, out: Path) -> None:
-        """model: of `sizes.CONFIGS`; out: of `study.run`, for the statistics of its actions."""
+    def __init__(self, model: str, params: Tree, data: Path) -> None:
+        """model: of `sizes.CONFIGS`; data: of the run, for the statistics of its actions."""
         self._model, self._params = model, params
-        self._statistics = Statistics.from_json((out / "arrays" / "statistics.json").read_text())
+        self._statistics = Statistics.from_json((data / "arrays" / "statistics.json").read_text())
 
     def reset(self) -> None:
         """Nothing is remembered."""

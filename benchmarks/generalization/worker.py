@@ -43,9 +43,9 @@ def run(job: Job) -> list[Record]:
     """Fine-tunes, then measures the end of the run and the points derived from it."""
     point, profile = job.point, plan.PROFILES[job.profile]
     program, steps = program_of(point), point.steps or profile.steps
-    theta0 = initial(program, job.pretrain if point.start == "pretrained" else None, job.seed)
+    theta0 = initial(program, job.weights if point.start == "pretrained" else None, job.seed)
     knobs = knobs_of(point, theta0, profile.lr, steps)
-    inputs, task = _training(job.out, point.demos, point.blind)
+    inputs, task = _training(job.data, point.demos, point.blind)
     result = fine_tune(program, theta0, knobs, inputs, batches(task, steps, job.seed))
     lora = model_config(program).lora
     start = merge_lora(theta0, lora) if program.lora else theta0
@@ -54,7 +54,7 @@ def run(job: Job) -> list[Record]:
     if point.lambda_max:
         extra["mean_lambda"] = mean_strength(knobs.strength, theta0)
     if point.method in KEPT:
-        save_params(job.out / "weights" / f"{job.key.replace('/', '--')}.safetensors", end)
+        save_params(plan.kept_path(job.profile, job.out) / f"{job.key.replace('/', '--')}.safetensors", end)
     records = [{**_measured(job, point, end, start), **extra}]
     for derived in point.derived:
         merged = merge(derived, start, average if derived.average else end)
@@ -64,11 +64,11 @@ def run(job: Job) -> list[Record]:
 
 def pretrained(job: Job) -> list[Record]:
     """What the pretrained model knows before fine-tuning, and the best constant chunk."""
-    theta0 = initial(program_of(job.point), job.pretrain, job.seed)
+    theta0 = initial(program_of(job.point), job.weights, job.seed)
     record = described(job, job.point)
     constant = {
         **described(job, Point("constant", "best constant chunk")),
-        "l1": {part: _held(job.out, part, False).constant(load(job.out, "train")) for part in _parts(job)},
+        "l1": {part: _held(job.data, part, False).constant(load(job.data, "train")) for part in _parts(job)},
         "drift": {},
         "relative_drift": {},
         "probes": {},
@@ -77,7 +77,7 @@ def pretrained(job: Job) -> list[Record]:
         "l1": {},
         "drift": {},
         "relative_drift": {},
-        "probes": _rounded(_probes(job.out).measure(job.point.model, theta0)),
+        "probes": _rounded(_probes(job.data).measure(job.point.model, theta0)),
     }
     return [{**record, **probes}, constant]
 
@@ -93,12 +93,12 @@ def merge(derived: Derived, theta0: Tree, params: Tree) -> Tree:
     return mx.interpolate(theta0, params, jax.tree_util.tree_map_with_path(alpha, theta0))
 
 
-def initial(program: Program, pretrain: int | None, seed: int) -> Tree:
-    """θ0: pretrained modules of `pretrain` (None: random ones), fresh modules and adapters of `seed`."""
+def initial(program: Program, weights: Path | None, seed: int) -> Tree:
+    """θ0: pretrained modules out of `weights` (None: random ones), fresh modules and adapters of `seed`."""
     params = _initialise(program)(jax.random.key(seed), *_template(program))["params"]
-    if pretrain is None:
+    if weights is None:
         return params
-    loaded = load_params(plan.weights_path(program.model, pretrain), base(params), fresh=FRESH)
+    loaded = load_params(weights, base(params), fresh=FRESH)
     return jax.tree.map(jax.numpy.asarray, whole(loaded, adapters(params)))
 
 
@@ -118,9 +118,9 @@ def _template(program: Program) -> Any:
 def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
     model = job.point.model
     moved, relative = drift(params, theta0)
-    parts = {part: _held(job.out, part, job.point.blind).errors(model, params) for part in _parts(job)}
+    parts = {part: _held(job.data, part, job.point.blind).errors(model, params) for part in _parts(job)}
     asked = isinstance(point, Point) and point.start == "pretrained" and "test" in parts
-    probes = _probes(job.out).measure(model, params) if asked else {}
+    probes = _probes(job.data).measure(model, params) if asked else {}
     return {
         **described(job, point),
         "l1": parts,

@@ -7,6 +7,7 @@ from octo_integration.cli.following import say_next
 from octo_integration.collect import render_frames
 from octo_integration.common import limits
 from octo_integration.common.limits import check_limits
+from octo_integration.simulators.metaworld.tasks import TASKS, get_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Options:
     """Frames in all."""
     image_size: int = 64
     """Height and width in pixels, those of the model that learns from them."""
+    leave_out: tuple[str, ...] = ()
+    """Tasks of Meta-World that are not shown, such as those that will be fine-tuned on."""
     seed: int = 0
     """The same seed gives the same frames."""
     workers: int = 2
@@ -31,11 +34,16 @@ class Options:
         """Refuses numbers that make no sense."""
         at_least_1 = dict.fromkeys(("count", "image_size", "workers"), limits.AT_LEAST_1)
         check_limits(self, {**at_least_1, "seed": limits.AT_LEAST_0})
+        for task in self.leave_out:
+            get_task(task)
+        if not set(TASKS) - set(self.leave_out):
+            raise ValueError("collect-frames: leave_out names all tasks; leave some to show.")
 
 
 def run(config: Options) -> int:
     """Renders frames for pretraining."""
     options = {name: getattr(config, name) for name in ("count", "image_size", "seed", "workers")}
-    print(render_frames(Path(config.out), **options))
+    tasks = [task for task in TASKS if task not in config.leave_out]
+    print(render_frames(Path(config.out), tasks=tasks, **options))
     say_next(("pretrain", "--frames", config.out, "--out", "runs/pretrain"))
     return 0

@@ -34,7 +34,7 @@ from octo_integration.pretrain.frames_reader import Frames, measure_frames, read
 from octo_integration.pretrain.objective import Batch, Heads, objective, run_model, see
 from octo_integration.pretrain.probes import ROWS, Probes, probe
 from octo_integration.pretrain.record import check_same_run, made_by, record, table
-from octo_integration.pretrain.text import KINDS, bags_of_words, dialogues, texts
+from octo_integration.pretrain.text import ASKED, KINDS, Asked, bags_of_words, dialogues, texts
 from octo_integration.processes import claim
 from octo_integration.processes.interrupts import Request, interrupts
 from octo_integration.state.described import DEFAULT, beside
@@ -92,6 +92,9 @@ class PretrainConfig:
     """Tokens of a question with its answer."""
     words: str | None = None
     """Vocabulary: "tiny", the shipped one, or a tokenizer.json; default: made from the texts of the frames."""
+    kinds: tuple[Asked, ...] = ASKED
+    """What the language model is asked about a frame: caption, to describe it; hand and find, where the hand or a thing
+    is; move, the ways from hand to object to goal. Of several each keeps its share among them."""
     heldout: float = 0.1
     """Share of the frames, the last ones on disk, that only the probes see."""
     seed: int = 0
@@ -104,6 +107,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Refuses values that make no sense before anything is loaded."""
         check_limits(self, LIMITS)
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"pretrain: kinds is {' '.join(self.kinds) or None}; name one or more, each once.")
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"pretrain: warmup is {self.warmup} of {self.steps} steps; give fewer.")
 
@@ -324,8 +329,9 @@ def _sample(config: PretrainConfig, count: int, step: int) -> tuple[np.ndarray, 
     numbers = step * config.batch_size + np.arange(config.batch_size)
     index = [_order(config.seed, n // count, count)[n % count] for n in numbers.tolist()]
     rng = np.random.default_rng([config.seed, 1, step])
-    shares = [kind.share for kind in KINDS.values()]
-    return np.array(index), rng.choice(list(KINDS), config.batch_size, p=shares)
+    asked = [kind for kind in KINDS if kind in config.kinds]
+    shares = np.array([KINDS[kind].share for kind in asked])
+    return np.array(index), rng.choice(asked, config.batch_size, p=shares / shares.sum())
 
 
 @functools.lru_cache(maxsize=2)

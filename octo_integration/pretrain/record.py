@@ -11,7 +11,12 @@ from octo_integration.processes import flags
 
 def record(config: Any) -> dict[str, Any]:
     """What config.json holds."""
-    return {**dataclasses.asdict(config), "versions": flags.flags()}
+    return {**_options(config), "versions": flags.flags()}
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """As they come back from a file: with lists for tuples."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def check_same_run(out: Path, config: Any) -> None:
@@ -25,9 +30,9 @@ def check_same_run(out: Path, config: Any) -> None:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); choose another --out.") from None
     flags.check_flags(out, versions)
-    mine = record(config)
+    mine, default = record(config), _options(type(config)(frames="", out=""))
     for name in sorted({*mine, *theirs} - {"out", "log_every", "save_every", "versions"}):
-        if name not in theirs and mine[name] == getattr(type(config), name, None):  # younger than that run
+        if name not in theirs and mine[name] == default.get(name):  # younger than that run
             continue
         if mine.get(name) != theirs.get(name):
             raise ValueError(
@@ -38,7 +43,7 @@ def check_same_run(out: Path, config: Any) -> None:
 
 def made_by(config: Any) -> dict[str, Any]:
     """For the record, without places on this machine, which mean nothing elsewhere."""
-    made = {**dataclasses.asdict(config), "frames": Path(config.frames).name}
+    made = {**_options(config), "frames": Path(config.frames).name}
     del made["out"], made["weights"]
     return made
 

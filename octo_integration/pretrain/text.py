@@ -3,7 +3,7 @@
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -67,6 +67,8 @@ def _find(frames: Frames, i: int) -> tuple[str, str]:
     return f"where is the {name}", _centimetres(pixel)
 
 
+Asked = Literal["caption", "hand", "find", "move"]
+ASKED: tuple[Asked, ...] = get_args(Asked)
 KINDS: dict[str, Kind] = {
     "caption": Kind(0.3, lambda frames, i: ("describe the scene", frames.caption[i])),
     "hand": Kind(0.1, lambda frames, i: ("where is the robot hand", _centimetres(frames.hand_pixel[i]))),

@@ -59,7 +59,7 @@ def test_what_cannot_be_run_is_named(tmp_path):
         success.run("smoke", tmp_path, tmp_path / "success.jsonl", (name,), (shift,), workers=1, episodes=episodes)
 
     with pytest.raises(FileNotFoundError, match="pretrain --model small --words tiny --seed 7"):
-        plan.weights_path("small", 7)
+        plan.weights_path("small", "seed", 7)
     with pytest.raises(FileNotFoundError, match="no weights of adam"):
         closed_loop("adam")
     with pytest.raises(ValueError, match="the plan has no point 'dance'"):

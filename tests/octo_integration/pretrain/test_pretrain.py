@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from octo_integration.common.files import write_json
 from octo_integration.model.config import PRETRAINED
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.model.tokenizer import BOS, EOS, PAD, detokenize, load_words
@@ -15,6 +16,7 @@ from octo_integration.pretrain import frames_reader, objective, text
 from octo_integration.pretrain import loop as pretraining
 from octo_integration.pretrain import probes as pretrain_probes
 from octo_integration.pretrain.loop import Corpus, PretrainConfig, pretrain
+from octo_integration.pretrain.record import check_same_run, record
 from octo_integration.processes import claim
 from octo_integration.weights.store import load_params
 from tests.octo_integration.model.small import SMALL, inputs
@@ -169,6 +171,25 @@ def test_the_order_is_a_function_of_the_seed_and_epochs_use_every_frame_once(sma
     assert (other != index).any()
 
 
+def test_only_the_kinds_that_are_named_are_asked_in_the_shares_that_they_have_among_them(small):
+    config = dataclasses.replace(small, batch_size=2000, kinds=("hand", "caption"))
+    asked = pretraining._sample(config, 10, 0)[1]
+    assert set(asked) == {"hand", "caption"}
+    assert (asked == "caption").mean() == pytest.approx(0.3 / (0.3 + 0.1), abs=0.03)
+    everything = pretraining._sample(dataclasses.replace(config, kinds=text.ASKED), 10, 0)[1]
+    assert (everything == "move").mean() == pytest.approx(0.35, abs=0.03)
+
+
+def test_a_run_of_other_kinds_is_not_resumed_and_one_from_before_there_was_a_choice_is(small, tmp_path):
+    kept = {name: value for name, value in record(small).items() if name != "kinds"}
+    write_json(tmp_path / "config.json", kept)
+    check_same_run(tmp_path, small)
+    with pytest.raises(ValueError, match="kinds=None, this one has .'hand'.; choose another --out"):
+        check_same_run(tmp_path, dataclasses.replace(small, kinds=("hand",)))
+    write_json(tmp_path / "config.json", record(dataclasses.replace(small, kinds=("hand",))))
+    check_same_run(tmp_path, dataclasses.replace(small, kinds=("hand",)))
+
+
 def test_bad_input_is_refused_before_the_frames_are_read(small, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "read_frames", lambda path: pytest.fail("the frames were read"))
     for change, message in {
@@ -187,6 +208,8 @@ def test_bad_input_is_refused_before_the_frames_are_read(small, tmp_path, monkey
         (dict(steps=0), "steps is 0"),
         (dict(warmup=4), "warmup is 4 of 4"),
         (dict(heldout=1.0), "heldout is 1.0"),
+        (dict(kinds=()), "kinds is None; name one or more"),
+        (dict(kinds=("find", "find")), "kinds is find find; name one or more, each once"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(small, **change)

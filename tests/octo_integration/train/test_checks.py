@@ -18,6 +18,7 @@ from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy import policy
 from octo_integration.processes import claim
+from octo_integration.simulators.metaworld.tasks import TASKS
 from octo_integration.train import assemble, checks, loop, profile
 from octo_integration.weights import imported
 from octo_integration.weights.store import save_params
@@ -165,6 +166,8 @@ def test_a_setting_of_jax_that_changed_is_named(spent, tmp_path, name, before):
         (["collect", "--out", "x", "--noise", "inf"], "noise is inf"),
         (["collect-frames", "--out", "x", "--count", "0"], "count is 0"),
         (["collect-frames", "--out", "x", "--seed", "-1"], "seed is -1"),
+        (["collect-frames", "--out", "x", "--leave-out", "dance"], "unknown task 'dance'"),
+        (["collect-frames", "--out", "x", "--leave-out", *TASKS], "leave_out names all tasks"),
         (["evaluate", "--run", "x", "--episodes", "0"], "episodes is 0"),
         (["evaluate", "--run", "x", "--seed", "-1"], "seed is -1"),
     ],
