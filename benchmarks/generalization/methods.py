@@ -49,6 +49,8 @@ class Point:
       held: modules that λ acts on; empty: all.
       criterion: "gradient" or "auto", the estimate of a plain `optax.chain`.
       adaptive: rule that moves λ from lambda_max on; rate: its rate; budget: of drift_budget.
+      price_share: of the loss: parts whose price (see `prices`) is above it are held less, others more, from lambda_max
+        on; 0: λ stays. price_every: steps between two looks; price_of: "modules", or "paper" for layers.
       l2: strength of L2-SP.
       weight_decay, lr: of AdamW; None: the study's learning rate.
       frozen: modules that do not move.
@@ -75,6 +77,9 @@ class Point:
     adaptive: Adaptive | None = None
     rate: float = 0.0
     budget: float = 0.0
+    price_share: float = 0.0
+    price_every: int = 40
+    price_of: Order = "modules"
     l2: float = 0.0
     weight_decay: float = 0.0
     lr: float | None = None

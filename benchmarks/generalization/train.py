@@ -16,8 +16,10 @@ import numpy as np
 import optax
 
 import maps_optax as mx
+from benchmarks.generalization import prices
 from benchmarks.generalization.data import Windows
 from benchmarks.generalization.methods import Point
+from benchmarks.generalization.prices import Moment, Pricing
 from benchmarks.generalization.strengths import adapter_tree, rate_tree, strength_tree
 from octo_integration.model.config import PRETRAINED, LoraConfig, VLAConfig
 from octo_integration.model.sizes import CONFIGS
@@ -68,12 +70,13 @@ class Inputs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The end of a run, the mean loss of its last 50 steps, and of every CHUNK_OF_STEPS on the way."""
+    """The end of a run, the mean loss of its last 50 steps, and of every CHUNK_OF_STEPS on the way; what λ did."""
 
     params: Tree
     average: Tree
     loss: float
     losses: tuple[float, ...]
+    moments: tuple[Moment, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _hold(program: Program, knobs: Knobs) -> optax.GradientTransformationExtraAr
 
 
 @functools.cache
-def _compiled(program: Program) -> tuple[Any, Any]:
+def _loss(program: Program) -> Callable[[Tree, Inputs, jax.Array], jax.Array]:
     model = VLA(model_config(program))
 
     def loss(params: Tree, inputs: Inputs, index: jax.Array) -> jax.Array:
@@ -202,6 +205,13 @@ def _compiled(program: Program) -> tuple[Any, Any]:
         }
         value: Any = model.apply({"params": params}, batch, jax.random.key(0), method="loss")
         return value[0]
+
+    return loss
+
+
+@functools.cache
+def _compiled(program: Program) -> tuple[Any, Any]:
+    loss = _loss(program)
 
     @jax.jit
     def begin(params: Tree, knobs: Knobs) -> tuple[Tree, Tree, Tree]:
@@ -225,21 +235,33 @@ def _compiled(program: Program) -> tuple[Any, Any]:
     return begin, advance
 
 
-def fine_tune(program: Program, params: Tree, knobs: Knobs, inputs: Inputs, order: np.ndarray) -> Result:
+def fine_tune(
+    program: Program, params: Tree, knobs: Knobs, inputs: Inputs, order: np.ndarray, pricing: Pricing | None = None
+) -> Result:
     """Fine-tunes `params` on the windows int[steps, BATCH_SIZE] of `batches`; steps are a multiple of CHUNK_OF_STEPS.
+
+    Args:
+      pricing: moves λ on the way; its steps are a multiple of CHUNK_OF_STEPS too.
 
     Raises:
       FloatingPointError: the loss became NaN or inf.
     """
     begin, advance = _compiled(program)
     carry, losses = begin(params, knobs), []
+    moments = []
     for first in range(0, len(order), CHUNK_OF_STEPS):
+        if pricing and first and first % pricing.every == 0:
+            ask = prices.compiled(_loss(program), pricing.size)
+            found = np.asarray(ask(carry[0], params, pricing.parts, inputs, order[first]))
+            knobs = knobs._replace(strength=prices.moved(knobs.strength, pricing.parts, found, pricing.share))
+            now = prices.of_parts(knobs.strength, pricing.parts, pricing.size)
+            moments.append(Moment(first, float(found[0]), tuple(found[1:].round(5).tolist()), now))
         carry, values = advance(carry, inputs, order[first : first + CHUNK_OF_STEPS], knobs)
         losses.append(values)
     loss = float(jnp.concatenate(losses[-5:]).mean())
     if not math.isfinite(loss):
         raise FloatingPointError(f"fine_tune: the loss is {loss} after {len(order)} steps; lower the learning rate.")
-    return Result(carry[0], carry[2], loss, tuple(float(values.mean()) for values in losses))
+    return Result(carry[0], carry[2], loss, tuple(float(values.mean()) for values in losses), tuple(moments))
 
 
 def batches(task: np.ndarray, steps: int, seed: int) -> np.ndarray:

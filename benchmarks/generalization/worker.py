@@ -14,6 +14,7 @@ from benchmarks.generalization.data import first_episodes, load
 from benchmarks.generalization.evaluate import Held, Probes, drift
 from benchmarks.generalization.methods import Derived, Point
 from benchmarks.generalization.plan import Job, described
+from benchmarks.generalization.prices import pricing_of
 from benchmarks.generalization.processes import Record
 from benchmarks.generalization.strengths import mean_strength
 from benchmarks.generalization.train import (
@@ -46,11 +47,14 @@ def run(job: Job) -> list[Record]:
     theta0 = initial(program, job.weights if point.start == "pretrained" else None, job.seed)
     knobs = knobs_of(point, theta0, profile.lr, steps)
     inputs, task = _training(job.data, point.demos, point.blind)
-    result = fine_tune(program, theta0, knobs, inputs, batches(task, steps, job.seed))
+    pricing = pricing_of(point, theta0)
+    result = fine_tune(program, theta0, knobs, inputs, batches(task, steps, job.seed), pricing)
     lora = model_config(program).lora
     start = merge_lora(theta0, lora) if program.lora else theta0
     end, average = (merge_lora(p, lora) if program.lora else p for p in (result.params, result.average))
     extra: Record = {"train_loss": round(result.loss, 5), "losses": [round(loss, 4) for loss in result.losses]}
+    if pricing:
+        extra["moments"] = [moment._asdict() for moment in result.moments]
     if point.lambda_max:
         extra["mean_lambda"] = mean_strength(knobs.strength, theta0)
     if point.method in KEPT:

@@ -12,6 +12,7 @@ import maps_optax as mx
 from benchmarks.generalization.data import Windows, first_episodes, task_of
 from benchmarks.generalization.evaluate import constant_chunks, drift, per_episode
 from benchmarks.generalization.methods import VISION, Derived, Point
+from benchmarks.generalization.prices import pricing_of
 from benchmarks.generalization.train import Program, batches, fine_tune, inputs_of, knobs_of, observe, program_of
 from benchmarks.generalization.worker import initial, merge
 from octo_integration.model.sizes import CONFIGS
@@ -45,6 +46,18 @@ def run(point, windows, theta0, steps=STEPS):
     knobs = knobs_of(point, theta0, LR, steps)
     order = batches(windows.task, steps, seed=0)
     return fine_tune(program_of(point), theta0, knobs, inputs_of(windows, point.blind), order)
+
+
+def test_strengths_follow_the_prices_of_the_modules(windows, theta0):
+    point = Point("x", "", lambda_max=2.0, schedule="constant", price_share=1e9, price_every=10)
+    knobs, order = knobs_of(point, theta0, LR, 20), batches(windows.task, 30, seed=0)
+    inputs, rule = inputs_of(windows, False), pricing_of(point, theta0)
+    result = fine_tune(program_of(point), theta0, knobs, inputs, order, rule)
+    assert [(m.step, m.strength) for m in result.moments] == [(10, (3.0,) * 4), (20, (4.5,) * 4)]
+    plain = fine_tune(program_of(point), theta0, knobs, inputs, order)
+    assert moved(result, theta0)["language"] < moved(plain, theta0)["language"]
+    never = fine_tune(program_of(point), theta0, knobs, inputs, order, rule._replace(every=40))
+    jax.tree.map(np.testing.assert_array_equal, never.params, plain.params)
 
 
 def moved(result, theta0):
