@@ -1,26 +1,38 @@
 """Tables and figures of the study, from its lines of JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from benchmarks.generalization import claims, figures, questions, statistics, tables
+from benchmarks.generalization import claims, experiments, figures, questions, statistics, tables
 from benchmarks.generalization.statistics import Criterion, Record, balanced
 
 
 def write(results: Path, success: Path, out: Path) -> None:
-    """Prints the tables, writes them to out/tables.md, and draws the figures beside it."""
+    """Prints the tables, writes them to out/tables.md, and draws the figures beside it.
+
+    Those of PREREGISTRATION.md's experiments are made of {cell}_results.jsonl beside `results`, where they are there.
+    """
     records = statistics.read(results)
     points = statistics.read_success(success) if success.exists() else []
-    text = report(records, points)
+    paths = {cell: results.parent / f"{cell}_results.jsonl" for cell in experiments.CELLS}
+    text = report(records, points, cells={c: statistics.read(p) for c, p in paths.items() if p.exists()})
     (out / "tables.md").write_text(f"# Tables of the study\n\n{text}")
     print(text)
     for path in figures.draw_all(records, out, points):
         print(path)
 
 
-def report(records: Sequence[Record], success: Sequence[Record] = (), criterion: Criterion = balanced) -> str:
+def report(
+    records: Sequence[Record],
+    success: Sequence[Record] = (),
+    criterion: Criterion = balanced,
+    cells: Mapping[str, Sequence[Record]] = MappingProxyType({}),
+) -> str:
     """Every table that there are runs for, under its heading."""
     parts = {
+        "Experiment A: honest Adam": experiments.honest(cells.get("still", ())),
+        "Experiment B: who must move": experiments.who(cells),
         "What the conclusions stand on": claims.table(records),
         "The gap between covered shifts and ID": questions.gaps(records, criterion),
         "Error and training loss": claims.optimisation(records),
