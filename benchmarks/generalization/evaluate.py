@@ -24,7 +24,6 @@ Tree = Any
 Errors = dict[str, dict[str, list[float]]]
 
 ROWS = 64
-STRIDE = 4  # every fourth window: neighbours hardly differ
 EVERY = 2  # of the probe frames
 DIGITS = 5
 
@@ -32,13 +31,13 @@ DIGITS = 5
 class Held:
     """Held-out windows of one part ("dev" or "test") under every condition."""
 
-    def __init__(self, out: Path, part: str, blind: bool = False) -> None:
-        """Reads what `data.prepare` wrote."""
+    def __init__(self, out: Path, part: str, blind: bool = False, every: int = 4) -> None:
+        """Reads one window in `every` of what `data.prepare` wrote: neighbours hardly differ."""
         self.windows: dict[str, Windows] = {}
         self.inputs: dict[str, Inputs] = {}
         for condition in conditions():
             split = load(out, part if condition == "none" else f"{part}_{condition}")
-            kept = take(split, np.arange(0, len(split.text), STRIDE))
+            kept = take(split, np.arange(0, len(split.text), every))
             self.windows[condition], self.inputs[condition] = kept, inputs_of(kept, blind)
 
     def errors(self, model: str, params: Tree) -> Errors:

@@ -22,7 +22,7 @@ class Profile:
       steps, lr: of fine-tuning, where a point has none of its own.
       data: how much is collected.
       lines: what the names of its files of JSON lines, beside this one, begin with; None: they are in `out`.
-      parts: what is measured: dev, to choose by, and test.
+      parts: what is measured: dev, to choose by, and test; every: of so many held-out windows one is.
       gpu: processes share the accelerator; otherwise each has one CPU thread.
       pretrained: which pretrainings its pairs number: files are {model}-{pretrained}{number}.safetensors.
       own_data: every seed has its own demonstrations and held-out episodes, in seed{n} of `out`.
@@ -36,6 +36,7 @@ class Profile:
     data: DataSizes
     lines: str | None
     parts: tuple[str, ...] = PARTS
+    every: int = 4
     gpu: bool = False
     pretrained: str = "seed"
     own_data: bool = False
@@ -51,7 +52,7 @@ PROFILES: Mapping[str, Profile] = {
     "small": Profile(tuple(methods.SMALL), PAIRS, 400, 3e-4, DataSizes(image_size=128), "small_", gpu=True),
     "rates": Profile(tuple(methods.RATES), PAIRS[:2], 400, 1e-3, DataSizes(), "rates_", parts=("dev",)),
     "noise": Profile(tuple(methods.NOISE), PAIRS[:1], 400, 1e-3, DataSizes(20, 2, 256), None, parts=("test",)),
-    "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None),
+    "smoke": Profile(tuple(methods.SMOKE), PAIRS[:1], 10, 1e-3, DataSizes(1, 1, 256), None, every=24),
 }
 
 # The experiments of PREREGISTRATION.md. A cell of B: its pretraining, the simulator of its demonstrations.

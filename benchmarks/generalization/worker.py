@@ -72,7 +72,9 @@ def pretrained(job: Job) -> list[Record]:
     record = described(job, job.point)
     constant = {
         **described(job, Point("constant", "best constant chunk")),
-        "l1": {part: _held(job.data, part, False).constant(load(job.data, "train")) for part in _parts(job)},
+        "l1": {
+            part: _held(job.data, part, False, _every(job)).constant(load(job.data, "train")) for part in _parts(job)
+        },
         "drift": {},
         "relative_drift": {},
         "probes": {},
@@ -122,7 +124,7 @@ def _template(program: Program) -> Any:
 def _measured(job: Job, point: Point | Derived, params: Tree, theta0: Tree) -> Record:
     model = job.point.model
     moved, relative = drift(params, theta0)
-    parts = {part: _held(job.data, part, job.point.blind).errors(model, params) for part in _parts(job)}
+    parts = {part: _held(job.data, part, job.point.blind, _every(job)).errors(model, params) for part in _parts(job)}
     asked = isinstance(point, Point) and point.start == "pretrained" and "test" in parts
     probes = _probes(job.data).measure(model, params) if asked else {}
     return {
@@ -142,9 +144,13 @@ def _parts(job: Job) -> tuple[str, ...]:
     return plan.PROFILES[job.profile].parts
 
 
+def _every(job: Job) -> int:
+    return plan.PROFILES[job.profile].every
+
+
 @functools.lru_cache(maxsize=4)
-def _held(out: Path, part: str, blind: bool) -> Held:
-    return Held(out, part, blind)
+def _held(out: Path, part: str, blind: bool, every: int) -> Held:
+    return Held(out, part, blind, every)
 
 
 @functools.cache
