@@ -2,9 +2,9 @@
 
     python -m benchmarks.generalization.noise          # noise.jsonl; minutes of two cores, more to make the data
 
-Same code, data, weights and order; another number of threads, or narrower vector instructions, adds sums in another
-order, as another machine would. After some hundred steps the last digits have become differences that are seen. A
-difference between two methods in one run that is no larger than these says nothing.
+Same code, data, weights and order; narrower vector instructions, or other kernels, add sums in another order, as
+another machine would (two threads do not). After some hundred steps the last digits have become differences that are
+seen. A difference between two methods in one run that is no larger than these says nothing.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from benchmarks.generalization.processes import CPU, HERE, Record, write_lines
 from benchmarks.generalization.tables import Row, markdown, number, title
 from benchmarks.generalization.worker import execute
 
-# Of the same numbers; what is compared with the study's one thread.
+# Of the same numbers; what is compared with the study's one thread. XLA stops reading at the first word without "--".
 WAYS = {
     "one thread": {},
     "two threads": {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true"},
-    "one thread, AVX": {"XLA_FLAGS": f"{CPU['XLA_FLAGS']} --xla_cpu_max_isa=AVX"},
+    "SSE 4.2": {"XLA_FLAGS": f"{CPU['XLA_FLAGS']} --xla_cpu_max_isa=SSE4_2"},
+    "no YNNPACK": {"XLA_FLAGS": f"{CPU['XLA_FLAGS']} --xla_cpu_experimental_ynn_fusion_type="},
 }
 SETS = {**{c: (c,) for c in statistics.CONDITIONS}, "covered": statistics.COVERED, "gap": statistics.GAP}
 
@@ -42,7 +43,7 @@ def run(out: Path, results: Path) -> None:
     """
     profile = plan.PROFILES["noise"]
     prepare(out, profile.data, 2)
-    done = {r["key"] for r in _lines(results)}
+    done = {r["key"] for r in read(results)}
     for way, changes in WAYS.items():
         jobs = [Way(way, Job(p, *profile.pairs[0], "noise", out)) for p in profile.points]
         missing = [job for job in jobs if job.key not in done]
@@ -84,7 +85,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     return markdown(header, rows)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -96,7 +98,7 @@ def main(out: Path = Path("runs/noise"), results: Path = HERE / "noise.jsonl") -
       results: JSON lines.
     """
     run(out, results)
-    print(table(_lines(results)))
+    print(table(read(results)))
 
 
 if __name__ == "__main__":
