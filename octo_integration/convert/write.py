@@ -28,6 +28,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95, "subsampling": 0
 MAY_CHANGE = {"out", "workers", "dry_run", "skip"}  # of what was begun
 UNTOLD = "no instruction"
 TOLD, NAMED = 3, 50  # episodes whose faults are told, and whose names are, in one line
+SHOWN = 12  # names of fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +180,18 @@ def _fields(episode: Episode, name: str) -> dict[str, Field]:
             raise ValueError(f"convert: {name}: {field} has no frame; --skip this episode.")
         found[field] = Field(target(field), "image", frame.shape)
     paths = [field.path for field in found.values()]
-    there = ", ".join([*found, *episode.left_out])
+    names = [*found, *episode.left_out]
+    there = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     if "action" not in paths:
         raise ValueError(f"convert: {name} has no action or actions, but {there}; name it so.")
     for needed in ("image", "vector"):
         if not any(f.kind == needed and f.path != "action" for f in found.values()):
             what = {"image": "camera", "vector": "state"}[needed]
-            raise ValueError(f"convert: {name} has no {what} beside the action, but {there}; a model needs one.")
+            raw = "; states are a simulator's: let robomimic or LIBERO render what a robot sees of them"
+            raise ValueError(
+                f"convert: {name} has no {what} beside the action, but {there}; a model needs one"
+                f"{raw if 'states' in episode.left_out else ''}."
+            )
     for path in paths:
         if paths.count(path) > 1:
             twice = " and ".join(field for field, use in found.items() if use.path == path)

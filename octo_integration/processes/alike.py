@@ -12,7 +12,7 @@ Codes = Mapping[str, int]
 
 def code(values: np.ndarray) -> int:
     """A check sum of an array's bits."""
-    return zlib.crc32(memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+    return zlib.crc32(np.ascontiguousarray(values).tobytes())
 
 
 def check(what: str, codes: Codes) -> None:

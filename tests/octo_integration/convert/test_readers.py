@@ -144,6 +144,17 @@ def test_a_first_episode_without_what_a_model_needs(tmp_path: Path) -> None:
         refused(folder, "a.npz", said)
 
 
+def test_demonstrations_as_robosuite_records_them_hold_nothing_that_a_robot_sees(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        demo = file.create_group("data/demo_1")
+        demo["actions"], demo["states"] = np.zeros((3, 7)), np.zeros((3, 32))
+        for number in range(20):
+            demo[f"user_info/{number}"] = np.zeros((3, 3, 3))
+    refused(tmp_path, "demo.hdf5/demo_1 has no camera beside the action, but actions, states, user_info/0, ")
+    refused(tmp_path, " and 10 more; a model needs one; states are a simulator's: let robomimic or LIBERO render")
+
+
 def test_folders_of_something_else(tmp_path: Path) -> None:
     refused(tmp_path / "none", f"there is no directory {tmp_path}/none")
     refused(tmp_path, "has no meta/info.json (LeRobot), no .hdf5 or .h5 and no .npz files")
