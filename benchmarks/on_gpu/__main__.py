@@ -20,6 +20,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.on_gpu.parts import NO_GPU
 from octo_integration.common.files import write_json
 
 # Part -> the seconds that it may take; the most wanted first. Eight minutes in all.
@@ -34,7 +35,6 @@ SECONDS = {
 PATIENCE = 10  # times as long may a rehearsal take, on a machine that has other things to do
 TORCH = "torch"
 WORKER = Path(__file__).parents[1] / "peers" / "torch_worker.py"
-NO_GPU = "on_gpu: JAX finds no GPU here"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ def shapes(directory: Path) -> dict[str, Any]:
     """
     listed = json.loads((directory / METADATA).read_text())["tree_metadata"].values()
     paths = [[str(key["key"]) for key in leaf["key_metadata"]] for leaf in listed]
-    stored = ts.KvStore.open({"driver": "ocdbt", "base": directory.absolute().as_uri() + "/"}).result()
+    base = {"driver": "file", "path": f"{directory.absolute()}/"}
+    stored = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
     reads = [stored.read(".".join(path) + "/.zarray") for path in paths]
     root: dict[str, Any] = {}
     for path, read in zip(paths, reads):

@@ -18,7 +18,7 @@ TREE = {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("stored") / "tree"
+    directory = tmp_path_factory.mktemp("stored") / "größe 2%20"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(directory, args=ocp.args.PyTreeSave(TREE))
     return directory
