@@ -15,4 +15,4 @@ policy = load_policy(sys.argv[1])
 policy.reset()  # at the start of every episode
 actions = policy(observation, "move to the red cube")
 
-print(actions.shape, "actions ahead, in the units of the data set; the first:", np.round(actions[0], 3))
+print(actions.shape, "actions ahead, in the units of standardised episodes; the first:", np.round(actions[0], 3))

@@ -1,9 +1,10 @@
 """PyTorch's side, for an interpreter that has torch: answers each line "name" with the seconds of a step by it.
 
-torch_worker.py LEAVES SIDE [FILE.py:CLASS ...]
+torch_worker.py LEAVES SIDE [FILE.py:CLASS ...]     on the CPU, or on the device that PEER_DEVICE names
 """
 
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,9 @@ def load(spec: str) -> type:
 
 def main(leaves: int, side: int, official: list[str]) -> None:
     """Makes the optimizers, says what they are called, then steps on request."""
+    device = os.environ.get("PEER_DEVICE", "cpu")
+    torch.set_default_device(device)
+    finished = torch.cuda.synchronize if device == "cuda" else int
     torch.manual_seed(0)
     there = [0.01 * torch.randn(side, side) for _ in range(leaves)]
     back = [-g for g in there]
@@ -47,8 +51,10 @@ def main(leaves: int, side: int, official: list[str]) -> None:
         for p, g in zip(optimizers[name].param_groups[0]["params"], back if taken[name] % 2 else there):
             p.grad = g
         taken[name] += 1
+        finished()
         start = time.perf_counter()
         optimizers[name].step()
+        finished()
         print(time.perf_counter() - start, flush=True)
 
 

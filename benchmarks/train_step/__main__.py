@@ -57,6 +57,8 @@ class Config:
     """What the backward pass computes again."""
     repeats: int = 15
     """Rounds, in each of which every part runs once."""
+    holds: tuple[str, ...] = tuple(HOLDS)
+    """Whole steps that are timed: AdamW, which the others are divided by, L2-SP, MAPS, "MAPS, θ0 in bf16"."""
     peak_tflops: float | None = None
     """Of the device at that dtype; with it, the share of it that the model's products use (MFU) is reported."""
     out: Path = Path(__file__).parent / "results.json"
@@ -91,8 +93,8 @@ def measure(config: Config) -> list[dict[str, Any]]:
     backward = jax.jit(lambda params: jax.grad(lambda p: loss(p, batch, key)[0])(params))
     placed = jax.device_put(params, sharding.replicated(mesh))
     parts: dict[str, Callable[[], Any]] = {"loss": lambda: forward(placed), "gradient": lambda: backward(placed)}
-    for name, maps in HOLDS.items():
-        run = FinetuneConfig("", maps=maps)
+    for name in config.holds:
+        run = FinetuneConfig("", maps=HOLDS[name])
         tx = make_optimizer(run, holding(run, mx.presets.vla(), shapes))
         like = abstract_state(shapes, tx, mesh, 2**16)
         step = make_train_step(loss, tx, like, mesh, seed=0).lower(like, batch).compile()

@@ -13,14 +13,8 @@ from octo_integration.policy.trained import checkpoint_of, load_run
 from octo_integration.state.lora import merge_lora
 from octo_integration.state.origin import end_of, kind
 from octo_integration.train.run_directory import recorded_start
-from octo_integration.weights.imported import (
-    POSITIONS,
-    check_new,
-    export_weights,
-    read_provenance,
-    restore,
-    stored_shapes,
-)
+from octo_integration.weights.imported import check_new, export_weights, read_provenance, restore, stored_shapes
+from octo_integration.weights.positions import POSITIONS
 from octo_integration.weights.store import save_params
 
 WHOLE = "weights.safetensors"

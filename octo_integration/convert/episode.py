@@ -18,18 +18,32 @@ UNSEEN |= {"reward", "done", "timestamp", "timestamps", "frame_index", "episode_
 Key = Any  # tells a reader which episode; JSON
 
 
+class Frames(NamedTuple):
+    """The pictures of a field.
+
+    Attributes:
+      number: how many there are.
+      read: gives them one by one, uint8[H, W, 3].
+      shape: [H, W, 3] where it is known before one is read.
+    """
+
+    number: int
+    read: Callable[[], Iterator[np.ndarray]]
+    shape: tuple[int, ...] | None = None
+
+
 class Episode(NamedTuple):
-    """One recording of N steps.
+    """One recording of N steps; of its pictures none is read before it is asked for.
 
     Attributes:
       vectors: field -> numbers [N] or [N, n].
-      images: field -> (number of frames, function that gives them one by one, uint8[H, W, 3]).
+      images: field -> its pictures.
       instruction: of the episode, or one a step; "" where there is none.
       left_out: field -> why it is not converted.
     """
 
     vectors: Mapping[str, np.ndarray]
-    images: Mapping[str, tuple[int, Callable[[], Iterator[np.ndarray]]]]
+    images: Mapping[str, Frames]
     instruction: str | Sequence[str]
     left_out: Mapping[str, str]
 

@@ -1,6 +1,7 @@
 """Folders of .npz episodes, and of HDF5 files as robomimic and LIBERO write them (data/demo_0/actions, …/obs/…)."""
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.convert.episode import ACTION, INSTRUCTION, OBSERVED, UNSEEN, Episode, Key, Reader, text, use_of
+from octo_integration.convert.episode import (
+    ACTION,
+    INSTRUCTION,
+    OBSERVED,
+    UNSEEN,
+    Episode,
+    Frames,
+    Key,
+    Reader,
+    text,
+    use_of,
+)
 
 HDF5 = (".hdf5", ".h5")
 BLOCK = 64  # frames that are read at once
@@ -32,12 +44,39 @@ def _npz_episodes(folder: Path) -> dict[str, Key]:
 @contextlib.contextmanager
 def _npz(folder: Path, key: Key) -> Iterator[Episode]:
     path = folder / key
-    with _told(path), open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-        told = next((arrays[name] for name in INSTRUCTION if name in arrays and arrays[name].dtype.kind in "US"), "")
-        instruction = text(told) if np.size(told) == 1 else [text(one) for one in np.ravel(told)]
-        episode = _episode(path, arrays, instruction)
-    yield episode
+    with contextlib.ExitStack() as opened:
+        with _told(path):
+            file = opened.enter_context(open(path, "rb"))
+            stored = opened.enter_context(np.lib.npyio.NpzFile(file, allow_pickle=False))
+            arrays = {name: _Member(stored, name) for name in stored.files}
+            words = next((name for name in INSTRUCTION if name in arrays and arrays[name].dtype.kind in "US"), None)
+            told = "" if words is None else arrays[words][()]
+            instruction = text(told) if np.size(told) == 1 else [text(one) for one in np.ravel(told)]
+            episode = _episode(path, arrays, instruction)
+        yield episode
+
+
+class _Member:
+    """An array of an .npz file, as a data set of HDF5: its values are read when they are asked for."""
+
+    def __init__(self, stored: Any, name: str) -> None:
+        with stored.zip.open(f"{name}.npy") as file:
+            old = np.lib.format.read_magic(file) == (1, 0)
+            header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+            self.shape, _, self.dtype = header(file)
+        if self.dtype.hasobject:
+            raise ValueError(f"{name} is a pickle, which is not read")
+        self._read = functools.partial(stored.__getitem__, name)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._values[rows]
+
+    @functools.cached_property
+    def _values(self) -> np.ndarray:
+        return self._read()
 
 
 def _hdf5_episodes(folder: Path) -> dict[str, Key]:
@@ -95,7 +134,7 @@ def _episode(path: Path, arrays: Mapping[str, Any], instruction: Any) -> Episode
         if use == "vector":
             vectors[name] = array[()]
         elif use == "image":
-            images[name] = (len(array), _frames(path, array))
+            images[name] = Frames(len(array), _frames(path, array), tuple(array.shape[1:]))
         elif name not in INSTRUCTION:
             left_out[name] = use
     return Episode(vectors, images, instruction, left_out)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from octo_integration.convert.episode import UNSEEN, Episode, Key, Reader, use_of
+from octo_integration.convert.episode import UNSEEN, Episode, Frames, Key, Reader, use_of
 from octo_integration.convert.video import frames_at
 
 INFO = "meta/info.json"
@@ -109,7 +109,10 @@ def _opened(folder: Path, key: Key) -> Iterator[Episode]:
 
     file = folder / key["data"]
     with _told(file):
-        table = pq.read_table(file, filters=[("episode_index", "==", key["episode"])])
+        own = [("episode_index", "==", key["episode"])]
+        stored = {name for name, dtype in key["features"].items() if dtype == IMAGE}
+        there = pq.read_schema(file).names
+        table = pq.read_table(file, columns=[name for name in there if name not in stored], filters=own)
         if len(table) != key["length"]:
             raise ValueError(f"episode {key['episode']} has {len(table)} rows, meta/ says {key['length']}")
         columns = {name: table.column(name) for name in key["features"] if name in table.column_names}
@@ -123,9 +126,9 @@ def _opened(folder: Path, key: Key) -> Iterator[Episode]:
                 continue
             if dtype == VIDEO:
                 path, start = key["videos"][name]
-                images[name] = (len(times), _video(folder / path, start + times, key["fps"]))
-            elif dtype == IMAGE and name in columns:
-                images[name] = (len(table), _stored(file, name, columns[name]))
+                images[name] = Frames(len(times), _video(folder / path, start + times, key["fps"]))
+            elif dtype == IMAGE and name in there:
+                images[name] = Frames(len(table), _stored(file, name, own))
             elif dtype not in ("string", IMAGE) and name in columns:
                 values = _numbers(name, columns[name])
                 use = use_of(values.shape, values.dtype)
@@ -162,12 +165,15 @@ def _video(path: Path, times: np.ndarray, fps: float) -> Callable[[], Iterator[n
     return lambda: frames_at(path, times, fps)
 
 
-def _stored(file: Path, name: str, column: Any) -> Callable[[], Iterator[np.ndarray]]:
-    """Images that stand in the table, as PNG."""
+def _stored(file: Path, name: str, own: Any) -> Callable[[], Iterator[np.ndarray]]:
+    """Images that stand in the table, as PNG; those of the rows that the filters `own` let pass."""
 
     def frames() -> Iterator[np.ndarray]:
         import PIL.Image
+        import pyarrow.parquet as pq
 
+        with _told(file):
+            column = pq.read_table(file, columns=[name], filters=own).column(name)
         for row, value in enumerate(column):
             try:
                 with PIL.Image.open(io.BytesIO(value.as_py()["bytes"])) as image:

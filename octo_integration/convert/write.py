@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from tqdm import tqdm
 
 import maps_optax
 from octo_integration.collect import resume
@@ -25,6 +27,8 @@ READERS: dict[str, Reader] = {"lerobot": LEROBOT, "hdf5": ROBOMIMIC, "npz": NPZ}
 ENCODINGS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}}
 MAY_CHANGE = {"out", "workers", "dry_run", "skip"}  # of what was begun
 UNTOLD = "no instruction"
+TOLD, NAMED = 3, 50  # episodes whose faults are told, and whose names are, in one line
+SHOWN = 12  # names of fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +39,8 @@ class ConvertConfig:
     maps-vla convert --source my_lerobot_set --out data/arm/1.0.0 --dry-run
     maps-vla convert --source my_lerobot_set --out data/arm/1.0.0 --workers 4
 
-    The same command goes on where it was stopped. What is wrong with an episode is said by its name; --skip leaves it
-    out.
+    The same command goes on where it was stopped. What is wrong with an episode is said by its name, before anything
+    is written where it is not its pictures; --skip leaves it out.
     """
 
     source: str
@@ -54,7 +58,7 @@ class ConvertConfig:
     workers: int = 2
     """Processes."""
     dry_run: bool = False
-    """Writes nothing: prints which field becomes what, and the first step."""
+    """Writes nothing: examines all episodes, and prints which field becomes what, and the first step."""
 
     def __post_init__(self) -> None:
         """Refuses numbers that make no sense."""
@@ -105,6 +109,7 @@ def convert(config: ConvertConfig) -> Path:
     out = Path(config.out)
     check_new(out)
     plan = plan_of(config)
+    examine(config, plan)
     options = dataclasses.asdict(config) | {"fields": plan.fields, "version": maps_optax.__version__}
     parts = {name: value for name, value in options.items() if name not in MAY_CHANGE}
     digests: list[str] = []
@@ -169,19 +174,24 @@ def plan_of(config: ConvertConfig) -> Plan:
 
 def _fields(episode: Episode, name: str) -> dict[str, Field]:
     found = {field: Field(target(field), "vector", _size(values)) for field, values in episode.vectors.items()}
-    for field, (_, frames) in episode.images.items():
-        frame = next(frames(), None)
+    for field, pictures in episode.images.items():
+        frame = next(pictures.read(), None)
         if frame is None:
             raise ValueError(f"convert: {name}: {field} has no frame; --skip this episode.")
         found[field] = Field(target(field), "image", frame.shape)
     paths = [field.path for field in found.values()]
-    there = ", ".join([*found, *episode.left_out])
+    names = [*found, *episode.left_out]
+    there = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     if "action" not in paths:
         raise ValueError(f"convert: {name} has no action or actions, but {there}; name it so.")
     for needed in ("image", "vector"):
         if not any(f.kind == needed and f.path != "action" for f in found.values()):
             what = {"image": "camera", "vector": "state"}[needed]
-            raise ValueError(f"convert: {name} has no {what} beside the action, but {there}; a model needs one.")
+            raw = "; states are a simulator's: let robomimic or LIBERO render what a robot sees of them"
+            raise ValueError(
+                f"convert: {name} has no {what} beside the action, but {there}; a model needs one"
+                f"{raw if 'states' in episode.left_out else ''}."
+            )
     for path in paths:
         if paths.count(path) > 1:
             twice = " and ".join(field for field, use in found.items() if use.path == path)
@@ -232,15 +242,43 @@ def example_of(episode: Episode, fields: Mapping[str, Field], name: str, config:
     return {"steps": steps, "episode_metadata": {"source": name}}
 
 
+def examine(config: ConvertConfig, plan: Plan) -> None:
+    """Looks at all of every episode but its pictures: seconds or minutes, where what follows may take hours.
+
+    Raises:
+      ValueError: some are not fit for use; names them, in one line.
+    """
+    bad: dict[str, str] = {}
+    for name, key in tqdm(plan.episodes.items(), desc="examine", unit="episode", leave=False):
+        try:
+            with READERS[plan.kind].opened(Path(config.source), key) as episode:
+                check(episode, plan.fields, name)
+        except ValueError as error:
+            bad[name] = str(error)
+    if len(bad) == 1:
+        raise ValueError(*bad.values())
+    if bad:
+        said = [text.removeprefix("convert: ").rsplit("; ", 1)[0] for text in bad.values()]
+        more = f"; and {len(said) - TOLD} more" if len(said) > TOLD else ""
+        names = " ".join(map(shlex.quote, [*bad][:NAMED])) + (" ..." if len(bad) > NAMED else "")
+        raise ValueError(
+            f"convert: {len(said)} of {len(plan.episodes)} episodes are not fit for use: "
+            f"{'; '.join(said[:TOLD])}{more}; repair them, or leave them out: --skip {names}"
+        )
+
+
 def check(episode: Episode, fields: Mapping[str, Field], name: str) -> None:
-    """Raises ValueError where an episode is not as the first one was, or cannot be learnt from."""
+    """Raises ValueError where an episode is not as the first one was, or cannot be learnt from; reads no picture."""
     remedy = "repair it, or leave it out by --skip."
     lengths = {field: len(values) for field, values in episode.vectors.items() if field in fields}
-    lengths |= {field: count for field, (count, _) in episode.images.items() if field in fields}
+    lengths |= {field: pictures.number for field, pictures in episode.images.items() if field in fields}
     for field, use in fields.items():
-        if field not in lengths:
-            raise ValueError(f"convert: {name} has no {field}, which the first episode has; {remedy}")
-        if use.kind == "vector" and (shape := _size(episode.vectors[field])) != use.shape:
+        found = episode.vectors if use.kind == "vector" else episode.images
+        if field not in found:
+            why = f" that can be used ({episode.left_out[field]})" if field in episode.left_out else ""
+            raise ValueError(f"convert: {name} has no {field}{why}, which the first episode has; {remedy}")
+        shape = _size(episode.vectors[field]) if use.kind == "vector" else episode.images[field].shape
+        if shape is not None and shape != use.shape:
             raise ValueError(
                 f"convert: {name}: {field} is of shape {shape}, in the first episode {use.shape}; {remedy}"
             )
@@ -256,6 +294,8 @@ def check(episode: Episode, fields: Mapping[str, Field], name: str) -> None:
             step, *entry = map(int, np.argwhere(~np.isfinite(values))[0])
             at = f"step {step}: {field}{entry or ''}"
             raise ValueError(f"convert: {name}, {at} is {values[(step, *entry)]}; {remedy}")
+        if field in fields:
+            _exact(values, field, name)
 
 
 def _exact(values: np.ndarray, field: str, name: str) -> np.ndarray:
@@ -269,7 +309,7 @@ def _exact(values: np.ndarray, field: str, name: str) -> np.ndarray:
 
 
 def _encoded(episode: Episode, field: str, use: Field, name: str, config: ConvertConfig) -> Iterator[bytes]:
-    for step, frame in enumerate(episode.images[field][1]()):
+    for step, frame in enumerate(episode.images[field].read()):
         if frame.shape != use.shape:
             raise ValueError(
                 f"convert: {name}, step {step}: {field} is of shape {frame.shape}, in the first episode {use.shape}; "
@@ -290,7 +330,7 @@ def encode(image: np.ndarray, encoding: str) -> bytes:
 def describe(config: ConvertConfig, plan: Plan) -> str:
     """What --dry-run prints: every field, the mapping that finetune will take, and the first step."""
     with READERS[plan.kind].opened(Path(config.source), next(iter(plan.episodes.values()))) as first:
-        frames = {field: next(first.images[field][1]()) for field, use in plan.fields.items() if use.kind == "image"}
+        frames = {field: next(first.images[field].read()) for field, use in plan.fields.items() if use.kind == "image"}
         values = {field: first.vectors[field][0] for field, use in plan.fields.items() if use.kind == "vector"}
         told = first.instruction if isinstance(first.instruction, str) else next(iter(first.instruction), "")
     width = max(map(len, [*plan.fields, *plan.left_out]))

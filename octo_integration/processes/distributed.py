@@ -44,7 +44,7 @@ def start(config: MeshConfig) -> None:
 
     Raises:
       ValueError: mesh.distributed is auto and the environment is no cluster that JAX knows; it is explicit and a field
-        is missing or senseless; processes that contradict each other.
+        is missing or senseless; processes that contradict each other; JAX has been used already.
       ConnectionError: the coordinator cannot be reached, or not all processes came, within mesh.timeout seconds.
     """
     if config.distributed == "off" or jax.distributed.is_initialized():
@@ -56,13 +56,21 @@ def start(config: MeshConfig) -> None:
         lifeline.hold(place.process, place.processes, lines)
         if place.process > 0:
             address = lifeline.shield(lambda: _connect(place, time.monotonic() + config.timeout, config.timeout))
-    jax.distributed.initialize(
-        address,
-        place.processes,
-        place.process,
-        local_device_ids=place.local_devices,
-        initialization_timeout=config.timeout,
-    )
+    try:
+        jax.distributed.initialize(
+            address,
+            place.processes,
+            place.process,
+            local_device_ids=place.local_devices,
+            initialization_timeout=config.timeout,
+        )
+    except RuntimeError as error:
+        if "before any JAX" not in str(error):
+            raise
+        raise ValueError(
+            f"mesh.distributed is {config.distributed}, but this script has used JAX already; call "
+            "octo_integration.processes.distributed.start(mesh) at its start, before parameters are made."
+        ) from None
 
 
 def _given(config: MeshConfig) -> Place:

@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import maps_optax as mx
+from octo_integration.common import stored
 from octo_integration.state import sharding, whole
 from octo_integration.state.optimizer import HOLD_PATH
 from octo_integration.state.train_state import TrainState
@@ -246,7 +247,7 @@ def _rebuild(like: Tree, named: Named) -> Tree:
 
 def _saved_leaves(manager: ocp.CheckpointManager, step: int) -> Named:
     with _readable(manager, step):
-        return _named(manager.item_metadata(step).tree)
+        return _named(stored.shapes(Path(manager.directory) / str(step) / whole.ITEM))
 
 
 def _check_same(saved: Named, wanted: Named, where: str) -> None:

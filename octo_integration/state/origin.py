@@ -77,7 +77,8 @@ def anchor_of(config: FinetuneConfig) -> FinetuneConfig:
     """The same with the weights, and their seed, that are theta0 as `anchor_weights` tells.
 
     Raises:
-      FileNotFoundError, ValueError: a run that led to it is not there; there is none.
+      FileNotFoundError, ValueError: a run that led to it is not there; there is none; it has no positions for images
+        of this size.
     """
     if config.anchor_weights == "start":
         return config
@@ -89,6 +90,12 @@ def anchor_of(config: FinetuneConfig) -> FinetuneConfig:
             "this run starts; leave --anchor-weights or --lora.rank out."
         )
     first = original(config)
+    if first.weights is None and first.data.image_size != config.data.image_size:
+        raise ValueError(
+            f"anchor_weights is original, but {config.weights} goes back to a random start at images of "
+            f"{first.data.image_size} pixels, which has no positions for {config.data.image_size}; leave "
+            "--anchor-weights or --data.image-size out."
+        )
     return dataclasses.replace(config, weights=first.weights, seed=first.seed)
 
 

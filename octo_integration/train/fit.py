@@ -19,7 +19,7 @@ from octo_integration.common.paths import refuse_schemes
 from octo_integration.config import LogConfig, MeshConfig
 from octo_integration.evaluate.drift import drift
 from octo_integration.logs.run_log import openers
-from octo_integration.processes import claim, distributed, flags, lifeline
+from octo_integration.processes import alike, claim, distributed, flags, lifeline
 from octo_integration.state import sharding
 from octo_integration.state.train_state import TrainState, placed, shardings_of
 from octo_integration.train import session
@@ -73,7 +73,8 @@ def fit(
     and optimizer state without θ0. The log (metrics.jsonl, TensorBoard, a bar) has the loss, the norm of the gradient,
     what `loss` returns beside it, how far each layer is from θ0, and `mx.metrics` where `tx` has something to say.
     SIGTERM and Ctrl-C end the step, save, and end the program with exit code 143 or 130, as `maps-vla finetune`; before
-    the first step is done they act as usual.
+    the first step is done they act as usual. In a script that several processes run,
+    `octo_integration.processes.distributed.start(mesh)` comes before anything else of JAX, such as the parameters.
 
     Args:
       loss: (params, batch, key) -> a scalar, or (a scalar, {name: scalar to log}). `key` is another one at every batch
@@ -130,6 +131,9 @@ def fit(
         loggers=loggers,
     )
     with lifeline.together(out), claim.held(out):
+        alike.check("fit: arguments", {**cadence._asdict(), "keep": keep, "seed": seed})
+        alike.check("fit: params", _codes(params))
+        alike.check("fit: anchor", {} if anchor is None else _codes(anchor))
         _record(out, {"accumulate": accumulate, "seed": seed})
         ended = session.go(run, out, session.begin(run, out))
     if ended.signal is not None:
@@ -150,6 +154,8 @@ def _check(params: Tree, batches: Any, numbers: Mapping[str, int]) -> None:
                 f"fit: leaf {name!r} of params is {dtype or type(leaf).__name__}, which has no gradient; give arrays "
                 "of floats, and keep the rest in loss (of an nnx model: nnx.split(model, nnx.Param, ...))."
             )
+        if not leaf.size:
+            raise ValueError(f"fit: leaf {name!r} of params has no entries, which no checkpoint holds; leave it out.")
         if names.count(name) > 1:
             raise ValueError(f"fit: two leaves of params are called {name!r} in a checkpoint; rename one.")
     if not callable(batches):
@@ -160,6 +166,13 @@ def _check(params: Tree, batches: Any, numbers: Mapping[str, int]) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"fit: {name} is {value}; give at least 1.")
+
+
+def _codes(tree: Tree) -> dict[str, int]:
+    """Of every leaf that a process has to itself; one that lies over several processes is theirs together."""
+    named = {sharding.name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    alone = {name: x for name, x in named.items() if getattr(x, "is_fully_addressable", True)}
+    return {name: alike.code(np.asarray(x)) for name, x in alone.items()} if jax.process_count() > 1 else {}
 
 
 def _is_hold(node: Any) -> bool:
@@ -205,6 +218,8 @@ def _with_metrics(loss: Callable[..., Any]) -> Callable[..., Any]:
 def _placed_batches(batches: Callable[[int], Iterable[Tree]], n: int, total: int, mesh: Mesh) -> Iterator[Tree]:
     given = n
     for batch in batches(n):
+        if given == n:
+            alike.check("fit: the number of examples of a batch", {"it": len(jax.tree.leaves(batch)[0])})
         yield sharding.put_local(batch, mesh)
         given += 1
     raise ValueError(f"fit: batches ended after {given} of {total}; the last checkpoint is kept.")

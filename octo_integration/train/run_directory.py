@@ -13,7 +13,7 @@ from octo_integration.processes import flags
 from octo_integration.state.described import MODEL, described, read_model, record
 from octo_integration.state.origin import kind, original
 from octo_integration.state.setup import find_tokenizer
-from octo_integration.state.start import fit_of
+from octo_integration.state.start import fit_of, told
 from octo_integration.weights.imported import TOKENIZER
 
 Tree = Any
@@ -81,6 +81,7 @@ def read_start(config: FinetuneConfig, like: Tree, out: Path) -> dict[str, Any] 
         "step": fit.end.step,
         "adapters_merged": read_config(fit.end.run).lora.rank > 0,
         "anew": list(fit.anew),
+        "resampled": told(fit),
         "original_weights": original(config).weights,
         "anchor_weights": config.anchor_weights,
     }
@@ -96,7 +97,7 @@ def recorded_start(run: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads((run / START).read_text())
-        return {name: found[name] for name in START_FIELDS}
+        return {"resampled": found.get("resampled", []), **{name: found[name] for name in START_FIELDS}}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{run / START} is damaged ({error}).") from None
 
@@ -109,6 +110,7 @@ def started(origin: dict[str, Any] | None) -> list[str]:
     held = "there" if origin["anchor_weights"] == "start" else f"from {first}"
     merged = ", its adapters merged" if origin["adapters_merged"] else ""
     said = [f"starts from {origin['run']} at step {origin['step']}{merged}; drift is measured {held}"]
+    said += origin["resampled"]
     return [*said, *(f"{module} starts anew: it has other shapes in {origin['run']}" for module in origin["anew"])]
 
 

@@ -25,18 +25,18 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import maps_optax as mx
+from octo_integration.common import stored
 from octo_integration.common.memory import check_memory
 from octo_integration.model.config import TOWERS, VLAConfig
 from octo_integration.weights.computation import check_computation, check_names, check_tied
 from octo_integration.weights.convert import Plan, as_published, load, plan, unload
 from octo_integration.weights.hf import Checkpoint, open_checkpoint, sha256
 from octo_integration.weights.names import FORMATS, MODEL_TYPES, PRISMATIC, PRISMATIC_TRAINED
-from octo_integration.weights.positions import resample
+from octo_integration.weights.positions import resamplable, resample
 
 Tree = Any
 IN_FLIGHT = 0.1  # of the model
 PEAK = 1.3  # models, in memory at once
-POSITIONS = "pos_embed"
 NO_SOURCE = "import: no source; give --dinov2, --siglip, ... or --prismatic a directory of safetensors."
 PROVENANCE, PARAMS, TOKENIZER = "provenance.json", "params", "tokenizer.json"
 
@@ -163,9 +163,8 @@ def stored_shapes(directory: Path) -> Tree:
     Raises:
       ValueError: they cannot be read.
     """
-    with _quiet(), _readable(directory), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata((directory / PARAMS).absolute()).item_metadata.tree
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    with _readable(directory):
+        return stored.shapes(directory / PARAMS)
 
 
 def restore(directory: Path, like: Tree) -> Tree:
@@ -178,9 +177,9 @@ def restore(directory: Path, like: Tree) -> Tree:
       FileNotFoundError, ValueError: no weights there; of another model; not what was imported (fingerprints differ).
     """
     record, wanted = check_imported(directory, like)
-    stored = flatten_dict(stored_shapes(directory))
+    saved = flatten_dict(stored_shapes(directory))
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    other = {path: leaf for path, leaf in flatten_dict(wanted).items() if leaf.shape != stored[path].shape}
+    other = {path: leaf for path, leaf in flatten_dict(wanted).items() if leaf.shape != saved[path].shape}
     if old := [path[0] for path in other if "patches" not in record["modules"][path[0]]]:
         raise ValueError(
             f"weights {directory}: positions of {old[0]} were resampled when they were imported, and not for images of "
@@ -188,7 +187,7 @@ def restore(directory: Path, like: Tree) -> Tree:
         )
     placed = unflatten_dict(
         {
-            path: jax.ShapeDtypeStruct(stored[path].shape, leaf.dtype, sharding=_where(leaf, local, path in other))
+            path: jax.ShapeDtypeStruct(saved[path].shape, leaf.dtype, sharding=_where(leaf, local, path in other))
             for path, leaf in flatten_dict(wanted).items()
         }
     )
@@ -318,10 +317,7 @@ def _check_shapes(directory: Path, record: Mapping[str, Any], wanted: Tree, stor
     for path, leaf in flatten_dict(wanted).items():
         name = "/".join(path)
         shape = have.get(name, ())
-        squares = path[-1] == POSITIONS and all(
-            len(s) == 2 and math.isqrt(s[0]) ** 2 == s[0] for s in (shape, leaf.shape)
-        )
-        if shape != leaf.shape and not (squares and shape[-1] == leaf.shape[-1]):
+        if shape != leaf.shape and not resamplable(path[-1], shape, leaf.shape):
             raise ValueError(
                 f"weights {directory} are of {record['model']}: {name} is {list(shape)}, the model has "
                 f"{list(leaf.shape)}; give --model {record['model']}, or leave --model out."
@@ -342,9 +338,14 @@ def _resized(params: Tree, path: tuple[str, ...], leaf: Any, record: Mapping[str
     table = params[module]
     for name in inside:
         table = table[name]
-    layout = next(f for f in FORMATS[module] if f.name == record["modules"][module]["format"])
-    values = resample(np.asarray(table.addressable_data(0)), leaf.shape[0], layout.antialias).astype(leaf.dtype)
+    values = resample(np.asarray(table.addressable_data(0)), leaf.shape[0], antialias(record, module))
+    values = values.astype(leaf.dtype)
     return jax.make_array_from_callback(leaf.shape, _where(leaf, local, False), lambda part: values[part])
+
+
+def antialias(record: Mapping[str, Any], module: str) -> bool:
+    """How the family of a module resamples its positions (see `resample`), by the provenance."""
+    return next(f.antialias for f in FORMATS[module] if f.name == record["modules"][module]["format"])
 
 
 def _left_out(config: VLAConfig) -> dict[str, str]:

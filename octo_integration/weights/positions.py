@@ -1,10 +1,12 @@
 """Position embeddings of a square of patches, at another size than they were trained at."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+POSITIONS = "pos_embed"  # name of their leaf, [n * n, W]
 SHARPNESS = -0.75  # of torch's bicubic kernel
 
 
@@ -26,6 +28,12 @@ def resample(positions: np.ndarray, patches: int, antialias: bool) -> np.ndarray
         weights = _plain_weights(before, after)
         grid = np.einsum("ai,bj,ijw->abw", weights, weights, grid, optimize=True)
     return grid.astype(np.float32).reshape(patches, width)
+
+
+def resamplable(name: str, before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a leaf of this name is positions that `resample` brings from one shape to the other."""
+    squares = all(len(shape) == 2 and math.isqrt(shape[0]) ** 2 == shape[0] for shape in (before, after))
+    return name == POSITIONS and squares and before[1] == after[1]
 
 
 def _plain_weights(before: int, after: int) -> np.ndarray:

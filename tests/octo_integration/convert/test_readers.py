@@ -71,7 +71,7 @@ def test_frames_of_a_video_are_those_of_their_steps(tmp_path: Path, version: str
     plan = plan_of(config)
     for number, key in enumerate(plan.episodes.values()):
         with READERS["lerobot"].opened(folder, key) as episode:
-            (count, frames) = episode.images["observation.images.top"]
+            count, frames, _ = episode.images["observation.images.top"]
             seen = np.stack([*frames()])
         assert count == len(seen) == (5, 4)[number]
         np.testing.assert_allclose(seen.mean((1, 2, 3)), recordings.smooth(count, number)[:, 0, 0, 0], atol=4)
@@ -118,7 +118,10 @@ def test_an_instruction_is_given_where_there_is_none(tmp_path: Path) -> None:
         ({"joints": np.zeros((2, 5))}, "episode_1.npz: joints is of shape (5,), in the first episode (6,)"),
         ({"actions": np.full((2, 7), np.nan)}, "episode_1.npz, step 0: actions[0] is nan"),
         ({"gripper": np.array([1, 2**24 + 1])}, "gripper has numbers that float32 does not hold"),
-        ({"image": np.zeros((2, 8, 8, 3), np.uint8)}, "step 0: image is of shape (8, 8, 3), in the first episode (16"),
+        (
+            {"image": np.zeros((2, 8, 8, 3), np.uint8)},
+            "episode_1.npz: image is of shape (8, 8, 3), in the first episode (16",
+        ),
         ({name: values[:0] for name, values in arrays(1).items()}, "episode_1.npz has no steps"),
         ({"instruction": np.array(["a", "b", "c"])}, "different numbers"),
     ],
@@ -141,6 +144,17 @@ def test_a_first_episode_without_what_a_model_needs(tmp_path: Path) -> None:
         refused(folder, "a.npz", said)
 
 
+def test_demonstrations_as_robosuite_records_them_hold_nothing_that_a_robot_sees(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        demo = file.create_group("data/demo_1")
+        demo["actions"], demo["states"] = np.zeros((3, 7)), np.zeros((3, 32))
+        for number in range(20):
+            demo[f"user_info/{number}"] = np.zeros((3, 3, 3))
+    refused(tmp_path, "demo.hdf5/demo_1 has no camera beside the action, but actions, states, user_info/0, ")
+    refused(tmp_path, " and 10 more; a model needs one; states are a simulator's: let robomimic or LIBERO render")
+
+
 def test_folders_of_something_else(tmp_path: Path) -> None:
     refused(tmp_path / "none", f"there is no directory {tmp_path}/none")
     refused(tmp_path, "has no meta/info.json (LeRobot), no .hdf5 or .h5 and no .npz files")
@@ -153,7 +167,7 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     folder = recordings.npz(tmp_path / "set")
     np.savez(folder / "episode_0.npz", actions=np.array([{}], object))
-    refused(folder, "episode_0.npz cannot be read", "allow_pickle=False")
+    refused(folder, "episode_0.npz cannot be read", "actions is a pickle, which is not read")
 
 
 def lerobot(folder: Path, version: str = "v2.1", **options: Any) -> Path:

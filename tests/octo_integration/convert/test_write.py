@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,63 @@ def test_what_is_written_is_what_was_recorded(tmp_path: Path) -> None:
     assert not list(out.parent.glob(".*")), "nothing is left beside it"
 
 
+def damaged(file: Path, field: str) -> bytes:
+    """A picture's bits turned in an .npz file, which its check sum tells when it is read; the file as it was."""
+    good = file.read_bytes()
+    with zipfile.ZipFile(file) as stored:
+        at = stored.getinfo(f"{field}.npy").header_offset + 5000
+    file.write_bytes(good[:at] + bytes([good[at] ^ 255]) + good[at + 1 :])
+    return good
+
+
 def test_a_bad_episode_stops_it_and_the_same_command_goes_on(tmp_path: Path, capsys, monkeypatch) -> None:
-    source = recordings.npz(tmp_path / "set", (3, 2, 4))
-    good = (source / "episode_1.npz").read_bytes()
-    np.savez(source / "episode_1.npz", **{**arrays(2, 1), "actions": np.full((2, 7), np.inf)})
+    source = recordings.npz(tmp_path / "set", (3, 12, 4))
+    good = damaged(source / "episode_1.npz", "image")
     config = ConvertConfig(str(source), str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"episode_1.npz, step 0: actions\[0\] is inf"):
+    with pytest.raises(ValueError, match=r"episode_1.npz cannot be read .Bad CRC-32 for file 'image.npy'"):
         convert(config)
     assert not (tmp_path / "out").exists()
     (source / "episode_1.npz").write_bytes(good)
     converted = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda job: (converted.append(job.name), write(job)))
-    assert [len(steps) for steps in steps_of(convert(config))] == [3, 2, 4]
+    assert [len(steps) for steps in steps_of(convert(config))] == [3, 12, 4]
     assert converted == ["episode_1.npz", "episode_2.npz"]
     assert "1 of 3 episodes are converted already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_all_bad_episodes_are_named_in_one_line_before_anything_is_written(
+    tmp_path: Path, capsys, monkeypatch, options
+) -> None:
+    source = recordings.npz(tmp_path / "set", (3,) * 6)
+    changes: list[dict[str, Any]] = [
+        {"actions": np.where(np.arange(21).reshape(3, 7) == 15, np.nan, 0.0)},
+        {"joints": np.zeros((2, 6))},
+        {"image": np.zeros((3, 16, 16, 3))},
+        {"wrist_image": np.zeros((3, 8, 8, 3), np.uint8)},
+    ]
+    for number, change in enumerate(changes, 2):
+        np.savez(source / f"episode_{number}.npz", **{**arrays(3, number), **change})
+    monkeypatch.setattr(module, "_write", lambda job: pytest.fail("it was begun"))
+    command = ["convert", "--source", str(source), "--out", str(tmp_path / "out"), *options]
+    assert commands.main(command) == commands.BAD_INPUT
+    assert capsys.readouterr().err.strip().splitlines()[-1].split("\r")[-1] == (
+        "maps-vla convert: 4 of 6 episodes are not fit for use: "
+        "episode_2.npz, step 2: actions[1] is nan; "
+        "episode_3.npz has steps of different numbers: 2 joints, 3 gripper, 3 actions, 3 image, 3 wrist_image; "
+        "episode_4.npz has no image that can be used (images are uint8[N, height, width, 3], and it is "
+        "float64[3, 16, 16, 3]), which the first episode has; and 1 more; repair them, or leave them out: "
+        "--skip episode_2.npz episode_3.npz episode_4.npz episode_5.npz"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_examining_reads_no_picture(tmp_path: Path) -> None:
+    source = recordings.npz(tmp_path / "set", (3, 12))
+    damaged(source / "episode_1.npz", "image")
+    config = ConvertConfig(str(source), str(tmp_path / "out"))
+    module.examine(config, module.plan_of(config))
 
 
 def test_skipping_the_bad_one_goes_on_too(tmp_path: Path) -> None:
@@ -75,8 +118,8 @@ def test_skipping_the_bad_one_goes_on_too(tmp_path: Path) -> None:
 
 
 def test_other_options_do_not_go_on_with_it(tmp_path: Path) -> None:
-    source = recordings.npz(tmp_path / "set")
-    (source / "episode_1.npz").write_bytes(b"")
+    source = recordings.npz(tmp_path / "set", (3, 12))
+    damaged(source / "episode_1.npz", "image")
     for images, said in (("jpeg", "cannot be read"), ("png", "images='jpeg', not 'png'")):
         with pytest.raises(ValueError, match=said):
             convert(ConvertConfig(str(source), str(tmp_path / "out"), images=images))

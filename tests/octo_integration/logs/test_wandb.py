@@ -1,6 +1,9 @@
 """Weights & Biases: a stand-in sees what it is told; the real one, where it is installed, keeps it offline."""
 
+import gc
+import importlib
 import json
+import struct
 import sys
 import types
 
@@ -103,13 +106,28 @@ def test_a_missing_package_is_one_line_before_anything_is_done(tmp_path, monkeyp
         loop.finetune(FinetuneConfig(str(tmp_path / "x"), log=LogConfig(wandb="offline")))
 
 
+def points_in(path, records):
+    """(step, loss) of every point in a file of theirs: blocks of a check sum, a length, a kind and a record."""
+    data, at, found = path.read_bytes(), 7, []
+    while at + 7 <= len(data):
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        assert kind == 1, "a record in several pieces"
+        record = records.Record.FromString(data[at + 7 : at + 7 + size])
+        values = {"".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        found += [(values["_step"], values["loss"])] if values else []
+        at += 7 + size
+    return found
+
+
 @pytest.mark.filterwarnings("default")
 def test_the_real_one_keeps_a_run_offline_in_the_run_directory(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     logged(tmp_path, 0, 1, 2)
     logged(tmp_path, 2, 3)
+    wandb.teardown()  # as at the end of the program: its own process writes to the end
+    gc.collect()  # an iterator over a folder that they leave open is a warning, which is not ours
     number = json.loads((tmp_path / "wandb.json").read_text())["id"]
     found = sorted((tmp_path / "wandb").glob(f"offline-run-*-{number}/run-{number}.wandb"))
-    assert len(found) == 2
-    assert all(b"loss" in path.read_bytes() for path in found)
+    records = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    assert [points_in(path, records) for path in found] == [[(1, 0.5), (2, 1.0)], [(3, 1.5)]]

@@ -149,3 +149,10 @@ def test_a_number_that_is_none_names_its_variable(joined, monkeypatch):
     monkeypatch.setenv("MAPS_PROCESSES", "two")
     with pytest.raises(ValueError, match=r"mesh.processes \(MAPS_PROCESSES\) is 'two'; give a whole number"):
         distributed.start(MeshConfig(distributed="explicit", coordinator="localhost:1", process=0))
+
+
+def test_a_script_that_has_used_jax_already_is_told_in_one_line():
+    jax.devices()
+    config = MeshConfig(distributed="explicit", coordinator=f"localhost:{free_port()}", processes=1, process=0)
+    with pytest.raises(ValueError, match="this script has used JAX already; call .*distributed.start.mesh. at its sta"):
+        distributed.start(config)

@@ -237,6 +237,7 @@ def test_a_command_says_that_it_does_not_know_the_model_of_such_a_run(tmp_path, 
     [
         ({"params": {}}, "params has no leaves"),
         ({"params": {"a": np.zeros(2, np.int32)}}, "leaf 'a' of params is int32, which has no gradient"),
+        ({"params": {"a": np.zeros((0, 2))}}, "leaf 'a' of params has no entries, which no checkpoint holds"),
         ({"params": {"a": 1.0}}, "leaf 'a' of params is float, which has no gradient"),
         ({"params": {"a/b": np.ones(1), "a": {"b": np.ones(1)}}}, "two leaves of params are called 'a/b'"),
         ({"batches": []}, "batches has to be a function, n -> batches from number n on"),

@@ -16,7 +16,7 @@ from octo_integration.data import DataConfig
 from octo_integration.model.config import LoraConfig
 from octo_integration.model.sizes import CONFIGS
 from octo_integration.policy.trained import load_run
-from octo_integration.state import lora
+from octo_integration.state import lora, start
 from octo_integration.train import loop, run_directory
 from tests.octo_integration import micro_vla
 
@@ -105,6 +105,7 @@ def test_it_starts_from_the_end_of_the_run_to_the_bit_and_is_held_there(first, t
         "step": 2,
         "adapters_merged": False,
         "anew": [],
+        "resampled": [],
         "original_weights": None,
         "anchor_weights": "start",
     }
@@ -162,6 +163,42 @@ def test_what_other_data_shape_otherwise_starts_anew_and_is_told(first, tmp_path
         assert f"{module} starts anew: it has other shapes in {first}" in said
 
 
+@pytest.mark.parametrize("antialiased", [True, False])
+def test_positions_are_resampled_for_another_image_size(first, tmp_path, monkeypatch, capsys, antialiased):
+    if not antialiased:  # as of a run that goes back to DINOv2's own names, say
+        monkeypatch.setattr(start, "_antialias", lambda run, module: False)
+    second = config(tmp_path / "second", weights=str(first), data=DataConfig(batch_size=4, image_size=32))
+    found, end = started(monkeypatch, second), leaves(load_run(first).params)
+    assert "siglip: positions of 4 x 4 patches, resampled to 2 x 2\n" in capsys.readouterr().out
+    table, wanted = found["start"].pop("siglip/pos_embed"), end.pop("siglip/pos_embed")
+    if antialiased:
+        weights = np.asarray(jax.image.resize(np.eye(4), (2, 4), "cubic", antialias=True))
+    else:  # Keys' kernel with a = -0.75 halfway between the two in the middle
+        taps = np.array([-0.09375, 0.59375, 0.59375, -0.09375])
+        weights = np.array([[taps[0] + taps[1], taps[2], taps[3], 0], [0, taps[0], taps[1], taps[2] + taps[3]]])
+    grid = wanted.reshape(4, 4, -1)
+    np.testing.assert_allclose(table, np.einsum("ai,bj,ijw->abw", weights, weights, grid).reshape(4, -1), atol=1e-6)
+    assert_same(found["start"], end)
+    np.testing.assert_array_equal(found["anchors"]["siglip/pos_embed"], table)
+
+
+def test_a_run_that_goes_on_with_another_image_size_ends_and_can_be_queried(first, tmp_path):
+    second = config(tmp_path / "second", weights=str(first), data=DataConfig(batch_size=4, image_size=32))
+    assert loop.finetune(second).step == 2
+    assert load_run(tmp_path / "second").params["siglip"]["pos_embed"].shape[0] == 4
+    recorded = json.loads((tmp_path / "second" / run_directory.START).read_text())
+    assert recorded["resampled"] == ["siglip: positions of 4 x 4 patches, resampled to 2 x 2"]
+
+
+def test_weights_that_are_gone_leave_open_how_positions_are_resampled(first, tmp_path):
+    run = shutil.copytree(first, tmp_path / "first")
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**record, "weights": str(tmp_path / "gone")}))
+    second = config(tmp_path / "second", weights=str(run), data=DataConfig(batch_size=4, image_size=32))
+    with pytest.raises(FileNotFoundError, match="goes back to the weights .*/gone, which are not there, and how"):
+        loop.finetune(second)
+
+
 def test_a_checkpoint_may_be_named_and_a_name_of_shipped_weights_is_theirs(first, tmp_path, monkeypatch):
     second = config(tmp_path / "second", weights=f"{first}/checkpoints/2")
     assert_same(started(monkeypatch, second)["start"], leaves(load_run(first).params))
@@ -199,7 +236,7 @@ def test_runs_that_are_not_whole_are_refused_in_one_line(first, tmp_path, capsys
     ("options", "message"),
     [
         (["--model", "tiny"], "are of a model with siglip.patch=16, this one has 8; leave out --model."),
-        (["--data.image-size", "128"], "leave out --model and --data.image-size"),
+        (["--data.image-size", "128", "--anchor-weights", "original"], "a random start at images of 64 pixels"),
         (["--anchor-weights", "original", "--lora.rank", "2"], "adapters are held near the frozen weights"),
     ],
 )
