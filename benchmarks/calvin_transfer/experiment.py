@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 from benchmarks.calvin_transfer import plan
 from octo_integration.collect import collect
+from octo_integration.evaluate.action_error import ActionError
 from octo_integration.evaluate.rollout import act, act_in_stages
 from octo_integration.policy.policy import Policy
 from octo_integration.policy.trained import load_run
-from octo_integration.simulators.calvin import STEPS
+from octo_integration.simulators.calvin import SIMULATOR, STEPS
 from octo_integration.simulators.calvin.env import ACTION_SIZE, CHAINS, CalvinEnv
 from octo_integration.simulators.calvin.rules import CHAIN
+from octo_integration.simulators.protocol import check_installed
 from octo_integration.train.loop import finetune
 
 Record = dict[str, Any]
@@ -60,15 +62,15 @@ def run(out: Path, results: Path) -> int:
 
     Raises:
       ValueError: a line of `results` is damaged.
-      SimulatorMissing: there is no CALVIN.
+      SimulatorMissing: there is no CALVIN, or not all of it.
     """
     done = set(read(results)) if results.exists() else set()
+    missing = [step for step in steps() if step not in done]
     demonstrations = plan.collect_config(out)
+    check_installed(SIMULATOR, [f"{step.scene}/{plan.TASKS[0]}" for step in missing if step.scene])
     if not Path(demonstrations.out).exists():
         collect(demonstrations)
-    for step in steps():
-        if step in done:
-            continue
+    for step in missing:
         print(f"== {' '.join(map(str, step))}", flush=True)
         started = _cpu()
         try:
@@ -106,12 +108,18 @@ def read(results: Path) -> dict[Step, Record]:
     return found
 
 
-def _error(out: Path, step: Step) -> Record:
-    """Fine-tunes: mean |predicted - demonstrated| of every held-out episode, normalised, by where it is from."""
-    outcome = finetune(plan.finetune_config(out, step.method, step.seed))
+def _finetune(out: Path, method: str, seed: int) -> dict[str, ActionError]:
+    """From start, or on; of a run that has ended it only measures the errors."""
+    outcome = finetune(plan.finetune_config(out, method, seed))
     if outcome.signal is not None:
         raise Stopped(outcome.signal)
-    errors = {where: outcome.errors[split] for where, split in plan.SPLITS.items()}
+    return outcome.errors
+
+
+def _error(out: Path, step: Step) -> Record:
+    """Fine-tunes: mean |predicted - demonstrated| of every held-out episode, normalised, by where it is from."""
+    found = _finetune(out, step.method, step.seed)
+    errors = {where: found[split] for where, split in plan.SPLITS.items()}
     return {"l1": {where: (e.episode_error / e.episode_count).round(5).tolist() for where, e in errors.items()}}
 
 
@@ -143,4 +151,8 @@ MEASURES: dict[str, Callable[[Path, Step], Record]] = {"error": _error, "success
 
 @functools.lru_cache(maxsize=1)
 def _policy(out: Path, method: str, seed: int) -> Policy:
-    return Policy(load_run(Path(plan.finetune_config(out, method, seed).out)))
+    """Of a run whose folder may be of another machine, and not here: it is then made again."""
+    run = Path(plan.finetune_config(out, method, seed).out)
+    if not (run / "checkpoints" / str(plan.STEPS)).is_dir():
+        _finetune(out, method, seed)
+    return Policy(load_run(run))
