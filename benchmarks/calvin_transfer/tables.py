@@ -87,11 +87,12 @@ def write(results: Path, page: Path) -> None:
     """Puts the tables between the marks of a page.
 
     Raises:
-      FileNotFoundError, ValueError: as `read`; the page has no marks.
+      ValueError: as `read`; the page has no marks.
     """
     text = page.read_text()
     if BEGIN not in text or END not in text:
         raise ValueError(f"{page} has no {BEGIN.strip()} ... {END.strip()}; put the marks where the tables go.")
     before, rest = text.split(BEGIN)
-    lines = read(results)
-    page.write_text(f"{before}{BEGIN}\n{differences(lines)}\n{tasks(lines)}\n{END}{rest.split(END)[1]}")
+    lines = read(results) if results.exists() else {}
+    found = f"{differences(lines)}\n{tasks(lines)}" if lines else "No run has ended yet.\n"
+    page.write_text(f"{before}{BEGIN}\n{found}\n{END}{rest.split(END)[1]}")

@@ -50,6 +50,13 @@ def test_the_page_shows_the_committed_lines(tmp_path: Path) -> None:
     assert page.read_text() == (HERE / "README.md").read_text()
 
 
+def test_before_the_first_run_the_page_says_so(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{tables.BEGIN}old\n{tables.END}after\n")
+    tables.write(tmp_path / "results.jsonl", page)
+    assert page.read_text() == f"before\n{tables.BEGIN}\nNo run has ended yet.\n\n{tables.END}after\n"
+
+
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
