@@ -8,6 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +214,7 @@ def test_what_is_not_there_is_said_in_one_line(standing: Path, monkeypatch: pyte
     missing("CALVIN in the folder CALVIN_ROOT=,")
 
 
-def test_nothing_is_collected_where_one_of_the_scenes_is_missing(
+def test_nothing_is_collected_or_acted_where_one_of_the_scenes_is_missing(
     standing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Scene A alone would do for the first episodes."""
@@ -224,6 +226,9 @@ def test_nothing_is_collected_where_one_of_the_scenes_is_missing(
     error = capsys.readouterr().err
     assert str(table) in error and error.count("\n") == 1
     assert not out.parent.exists()
+    never: Any = SimpleNamespace(reset=lambda: pytest.fail("an episode began"))
+    with pytest.raises(SimulatorMissing, match="calvin_table_D.urdf"):
+        rollout(never, ["A/turn_on_led", "D/turn_on_led"], episodes=1, simulator="calvin", image_size=SIZE)
     assert [SIMULATOR.part(task) for task in ("chains/D", "D/turn_on_led", "A/turn_on_led")] == ["D", "D", "A"]
 
 
