@@ -180,7 +180,7 @@ class Simulator:
       still: the action of such a step.
       own_python: it runs in a process of another interpreter, as PYTHON tells.
       part: of such a simulator, task -> the part of its installation that the task needs, by any name: of tasks that
-        need the same, one tells whether it is there.
+        need the same, one tells whether it is there. Default: each its own.
     """
 
     make: Make
@@ -205,7 +205,7 @@ class Simulator:
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
     own_python: bool = False
-    part: Callable[[str], str] = lambda task: ""
+    part: Callable[[str], str] = lambda task: task
 
     def task(self, name: str) -> Task:
         """The task of that name.
