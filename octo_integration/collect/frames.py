@@ -20,6 +20,7 @@ from octo_integration.simulators.metaworld.env import ACTION_SIZE, MetaWorldEnv,
 from octo_integration.simulators.metaworld.goals import NEW_PAIRS, SHAPES_PER_SCENE, ColoredShape
 from octo_integration.simulators.metaworld.shifts import Shift, draw_seen, hue_name
 from octo_integration.simulators.metaworld.tasks import TASKS, get_task
+from octo_integration.simulators.protocol import check_installed
 
 NAME = "metaworld_frames"
 FRAMES_PER_JOB = 40
@@ -88,6 +89,7 @@ def render_frames(
         raise ValueError("frames: tasks is empty; name at least one.")
     for task in tasks:
         get_task(task)
+    check_installed(SIMULATOR, tasks)
     starts = range(0, count, FRAMES_PER_JOB)
     jobs = [
         _Job(task, (seed, number), min(FRAMES_PER_JOB, count - start), image_size)

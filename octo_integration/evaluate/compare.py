@@ -3,24 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from octo_integration.evaluate.intervals import difference_interval
+import numpy as np
+
+from octo_integration.evaluate.intervals import difference_interval, length_interval
 from octo_integration.evaluate.record import Recorded
-from octo_integration.evaluate.rollout import Episode
+from octo_integration.evaluate.rollout import Episode, Outcome
 from octo_integration.evaluate.runs import student_interval
 
 # What must be alike for episodes of one name to start alike, and to end in the same number of steps.
 SHARED = ("simulator", "seed", "layouts", "max_steps")
 
-Outcomes = Mapping[Episode, bool]
+Outcomes = Mapping[Episode, Outcome]
 
 
 class Difference(NamedTuple):
-    """Success of two sides on the episodes that both have.
+    """Success, or the length of chains, of two sides on the episodes that both have.
 
     Attributes:
       group: a task, or a suite of them: its rates are means over tasks.
       episodes: pairs of them, over all runs.
-      rates: of the first and the second side.
+      rates: of the first and the second side; mean lengths, of chains.
       difference, interval: first minus second, and its 95 % confidence interval.
     """
 
@@ -50,7 +52,7 @@ def paired(first: Sequence[Recorded], second: Sequence[Recorded]) -> list[tuple[
         raise ValueError("the evaluations have no episode in common; evaluate the same tasks and shifts.")
 
     def kept(run: Recorded) -> Outcomes:
-        return {episode: run.outcomes[episode].success for episode in common}
+        return {episode: run.outcomes[episode] for episode in common}
 
     return [(kept(a), kept(b)) for a, b in zip(first, second, strict=True)]
 
@@ -83,7 +85,7 @@ _Task = tuple[list[bool], list[bool]]
 def _split(pair: tuple[Outcomes, Outcomes], tasks: Sequence[str], shift: str) -> list[_Task]:
     first, second = pair
     chosen = [[e for e in first if (e.task, e.shift) == (task, shift)] for task in tasks]
-    return [([first[e] for e in few], [second[e] for e in few]) for few in chosen]
+    return [([first[e].success for e in few], [second[e].success for e in few]) for few in chosen]
 
 
 def _difference(group: str, shift: str, pairs: Sequence[Sequence[_Task]]) -> Difference:
@@ -96,3 +98,27 @@ def _difference(group: str, shift: str, pairs: Sequence[Sequence[_Task]]) -> Dif
     n = len(pairs)
     episodes = sum(len(task[0]) for tasks in pairs for task in tasks)
     return Difference(group, shift, episodes, (sum(first) / n, sum(second) / n), sum(gaps) / n, interval)
+
+
+def lengths(pairs: Sequence[tuple[Outcomes, Outcomes]]) -> list[Difference]:
+    """Of every task of several stages, under every shift: how many were done in a row.
+
+    Of one pair of runs, the interval is over its episodes (`length_interval`); of several, over them.
+
+    Args:
+      pairs: of `paired`.
+    """
+    chosen: dict[tuple[str, str], list[Episode]] = {}
+    for episode in pairs[0][0]:
+        chosen.setdefault((episode.task, episode.shift), []).append(episode)
+    found = []
+    for (task, shift), episodes in chosen.items():
+        sides = [[[run[e].reached for e in episodes] for run in pair] for pair in pairs]
+        if any(reached is None for pair in sides for run in pair for reached in run):
+            continue
+        numbers = np.array(sides, float)  # pair, side, episode
+        first, second = numbers.mean((0, 2)).tolist()
+        gaps = numbers[:, 0] - numbers[:, 1]
+        interval = length_interval(gaps[0]) if len(pairs) == 1 else student_interval(gaps.mean(1))[1:3]
+        found.append(Difference(task, shift, gaps.size, (first, second), first - second, interval))
+    return found

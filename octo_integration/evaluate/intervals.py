@@ -58,6 +58,15 @@ def paired_interval(first: Sequence[bool], second: Sequence[bool]) -> tuple[floa
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
+def length_interval(gaps: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean difference in the length of the same chains.
+
+    As `paired_interval`, with one chain more of either kind, one task longer and one shorter, so that it has a width
+    where the two never differ; Student's t.
+    """
+    return student_interval([*gaps, 1.0, -1.0])[1:3]
+
+
 def difference_interval(tasks: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> tuple[float, float]:
     """95 % confidence interval of the mean over tasks of rate(first) - rate(second), as `rate_interval`'s."""
     first, second = ([outcome for pair in tasks for outcome in pair[side]] for side in (0, 1))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from octo_integration.evaluate.intervals import wilson_interval
 from octo_integration.evaluate.video import write_video
 from octo_integration.simulators.isolated import isolated_env
-from octo_integration.simulators.protocol import Environment, Observation, Simulator, find
+from octo_integration.simulators.protocol import Environment, Observation, Simulator, check_installed, find
 from octo_integration.simulators.renderer import INSTALL, SimulatorMissing
 
 
@@ -137,6 +137,7 @@ def rollout(
     world = find(settings.simulator)
     tasks = world.default_tasks if tasks is None else tasks
     check_rollout(tasks, shift, settings, episodes=episodes, video=video_dir is not None)
+    check_installed(world, tasks)
     outcomes: dict[Episode, Outcome] = {}
     policies = policy if isinstance(policy, Sequence) else (policy,)
     wanted = [Episode(task, shift, number) for task in tasks for number in range(episodes)]
@@ -176,9 +177,8 @@ def check_rollout(
                 "many."
             )
     world.draw_shift(shift, 0, settings.layouts)
-    for module, install in {**world.requires, **({"imageio": INSTALL} if video else {})}.items():
-        if importlib.util.find_spec(module) is None:
-            raise SimulatorMissing(module, install)
+    if video and importlib.util.find_spec("imageio") is None:
+        raise SimulatorMissing("imageio", INSTALL)
 
 
 def run_episodes(

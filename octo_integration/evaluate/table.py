@@ -48,8 +48,8 @@ def _chain_line(result: TaskResult) -> str:
     return f"{result.task}, {result.shift}: mean length {mean:.2f}{around} of {len(reached)} episodes{rows}."
 
 
-def difference_table(differences: Sequence[Difference], runs: int) -> str:
-    """A row per task and suite: both rates, and their difference in percentage points."""
+def difference_table(differences: Sequence[Difference], runs: int, lengths: Sequence[Difference] = ()) -> str:
+    """A row per task and suite: both rates, their difference in percentage points; then a line per kind of chains."""
     width = max(len("task"), *(len(d.group) for d in differences)) + 2
     shift_width = max(len("shift"), *(len(d.shift) for d in differences)) + 2
     heads = f"{'pairs':>8}{'first':>8}{'second':>8}{'points':>9}   95 % interval"
@@ -60,4 +60,11 @@ def difference_table(differences: Sequence[Difference], runs: int) -> str:
             f"{d.group:<{width}}{d.shift:<{shift_width}}{d.episodes:>8}{a:>8.0%}{b:>8.0%}{100 * d.difference:>+9.1f}"
             f"   {100 * low:+.1f} to {100 * high:+.1f}"
         )
-    return "\n".join([*lines, OVER_PAIRS if runs == 1 else OVER_RUNS.format(n=runs)])
+    lines.append(OVER_PAIRS if runs == 1 else OVER_RUNS.format(n=runs))
+    for d in lengths:
+        (a, b), (low, high) = d.rates, d.interval
+        lines.append(
+            f"{d.group}, {d.shift}: mean length {a:.2f} against {b:.2f}, {d.difference:+.2f} (95 % {low:+.2f} to "
+            f"{high:+.2f}) over {d.episodes} pairs."
+        )
+    return "\n".join(lines)

@@ -7,6 +7,7 @@ simulator's own differ, `advance` and the observations convert.
 
 import abc
 import dataclasses
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,13 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from octo_integration.common import named
+from octo_integration.simulators.renderer import SimulatorMissing
 from octo_integration.simulators.seeds import seed_of
 
 FOLDER = "octo_integration.simulators"
 PYTHON = "SIMULATOR_PYTHON"  # environment variable: the interpreter of simulators that may need another than ours
+
+CHECKED_SIZE = 16  # pixels, where nothing is looked at
 
 Observation = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -175,6 +179,8 @@ class Simulator:
       waiting_steps: how many steps without movement come before a policy acts, in evaluation.
       still: the action of such a step.
       own_python: it runs in a process of another interpreter, as PYTHON tells.
+      part: of such a simulator, task -> the part of its installation that the task needs, by any name: of tasks that
+        need the same, one tells whether it is there. Default: each its own.
     """
 
     make: Make
@@ -199,6 +205,7 @@ class Simulator:
     waiting_steps: int = 0
     still: tuple[float, ...] = ()
     own_python: bool = False
+    part: Callable[[str], str] = lambda task: task
 
     def task(self, name: str) -> Task:
         """The task of that name.
@@ -273,6 +280,25 @@ def use_python(simulator: Simulator, interpreter: str | None) -> None:
     if shutil.which(interpreter) is None:
         raise ValueError(f"simulator_python is {interpreter!r}, which is no program; give the path of a python.")
     os.environ[PYTHON] = interpreter
+
+
+def check_installed(simulator: Simulator, tasks: Sequence[str]) -> None:
+    """Has what the tasks need be missed before a policy is loaded or a file begun.
+
+    Of a simulator in a process of its own, every part that they need is built once and closed.
+
+    Raises:
+      ValueError: there is no such task.
+      SimulatorMissing: something is not installed; the message says what.
+      ChildProcessError: it fails.
+    """
+    parts = {simulator.part(task): task for task in tasks if simulator.task(task)}
+    for module, install in simulator.requires.items():
+        if importlib.util.find_spec(module) is None:
+            raise SimulatorMissing(module, install)
+    for task in parts.values() if simulator.own_python else ():
+        with simulator.make(task, image_size=CHECKED_SIZE):
+            pass
 
 
 def find(name: str) -> Simulator:

@@ -1,7 +1,7 @@
 """CALVIN: four scenes of 34 tasks, and chains of five; the simulator that the user has installed."""
 
 from octo_integration.simulators.calvin import rules
-from octo_integration.simulators.calvin.env import ACTION_SIZE, CHAINS, WORDS, CalvinEnv
+from octo_integration.simulators.calvin.env import ACTION_SIZE, CHAINS, WORDS, CalvinEnv, scene_of
 from octo_integration.simulators.calvin.expert import EXPERT_STEPS
 from octo_integration.simulators.calvin.layout import LAYOUT
 from octo_integration.simulators.calvin.rules import CHAIN, RULES
@@ -43,6 +43,7 @@ SIMULATOR = Simulator(
     draw_shift=draw_shift,
     noise=0.1,
     own_python=True,
+    part=scene_of,
     suites=SUITES,
     layout=LAYOUT,
 )

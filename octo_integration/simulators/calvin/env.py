@@ -20,6 +20,12 @@ CHAINS = "chains"
 WORDS = "words"  # the shift to those of the benchmark's evaluation
 
 
+def scene_of(task: str) -> str:
+    """The scene that a task, or chains, are in."""
+    suite, name = task.split("/")
+    return name if suite == CHAINS else suite
+
+
 class CalvinEnv(Environment):
     """One task in one scene, or chains of five.
 
@@ -40,7 +46,7 @@ class CalvinEnv(Environment):
         """
         suite, name = task.split("/")
         self._chains = suite == CHAINS
-        letter = name if self._chains else suite
+        letter = scene_of(task)
         self._scene, self._name = scenes.SCENES[letter], name
         self._calvin = Calvin(letter, image_size)
         self._order: list[str] = self._calvin.about["blocks"]

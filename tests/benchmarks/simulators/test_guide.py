@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks.simulators import throughput
+from benchmarks.simulators import calvin, throughput
 from octo_integration.evaluate.intervals import wilson_interval
 
 HERE = throughput.RESULTS.parent
@@ -32,3 +32,9 @@ def test_the_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     throughput.main(throughput.Config(table=True))
     table = capsys.readouterr().out.splitlines()
     assert len(table) > 6 and not set(table) - set(GUIDE)
+
+
+def test_the_successes_of_calvins_expert(capsys: pytest.CaptureFixture[str]) -> None:
+    calvin.main(calvin.Config(table=True))
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 2 + 34 + 1 and not set(table) - set((HERE / "calvin.md").read_text().splitlines())

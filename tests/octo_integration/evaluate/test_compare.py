@@ -9,8 +9,8 @@ import pytest
 
 from octo_integration.cli import commands
 from octo_integration.evaluate import record
-from octo_integration.evaluate.compare import differences, paired
-from octo_integration.evaluate.intervals import difference_interval, paired_interval
+from octo_integration.evaluate.compare import differences, lengths, paired
+from octo_integration.evaluate.intervals import difference_interval, length_interval, paired_interval
 from octo_integration.evaluate.record import Recorded
 from octo_integration.evaluate.rollout import Episode, Outcome
 from octo_integration.evaluate.runs import student_interval
@@ -94,6 +94,48 @@ def test_the_command_prints_both_rates_and_the_points_between(
     assert rows[2][:6] == ["push", "none", "4", "50%", "50%", "+0.0"]
     assert commands.main(["compare", runs[0], "--against", str(tmp_path / "other")]) == commands.BAD_INPUT
     assert "other" in capsys.readouterr().err
+
+
+def chains(*reached: int, **changes: Any) -> Recorded:
+    """A run's chains of five."""
+    found = {Episode("chains/D", "none", n): Outcome(r == 5, 9, r) for n, r in enumerate(reached)}
+    return Recorded({**SETTINGS, "simulator": "calvin", **changes}, found)
+
+
+def test_chains_are_compared_by_their_length() -> None:
+    pairs = paired([chains(5, 2, 0, 1)], [chains(3, 1, 0, 2)])
+    (one,) = lengths(pairs)
+    assert one[:5] == ("chains/D", "none", 4, (2.0, 1.5), 0.5)
+    assert one.interval == student_interval([2, 1, 0, -1, 1, -1])[1:3]
+    assert differences(pairs, {})[0].rates == (0.25, 0.0)  # all five of them
+    (three,) = lengths(paired([chains(5, 2), chains(1, 1), chains(0, 0)], [chains(3, 1), chains(2, 1), chains(0, 1)]))
+    assert three.episodes == 6 and three.difference == pytest.approx(1 / 6)
+    assert three.interval == pytest.approx(student_interval([1.5, -0.5, -0.5])[1:3])
+    assert lengths(paired([FIRST], [SECOND])) == []
+
+
+def test_the_command_prints_the_lengths_of_chains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name, run in {"maps": chains(5, 2, 0, 1), "adam": chains(3, 1, 0, 2)}.items():
+        files.append(str(tmp_path / f"{name}.jsonl"))
+        with record.recording(Path(files[-1]), run.settings, {}) as opened:
+            for episode, outcome in run.outcomes.items():
+                opened.add(episode, outcome)
+    assert commands.main(["compare", files[0], "--against", files[1]]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("chains/D, none: mean length 2.00 against 1.50, +0.50 (95 % ") and last.endswith("4 pairs.")
+
+
+def test_intervals_of_lengths_hold_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    for p, q, n in ((0.7, 0.5, 20), (0.1, 0.1, 10), (0.02, 0.02, 50)):
+        expected = [sum(rate**k for k in range(1, 6)) for rate in (p, q)]
+        held = 0
+        for _ in range(2000):
+            first, second = (np.minimum(rng.geometric(1 - rate, n) - 1, 5) for rate in (p, q))
+            low, high = length_interval(list(first - second))
+            held += low <= expected[0] - expected[1] <= high
+        assert held / 2000 > 0.94, (p, q, n)
 
 
 def test_paired_intervals_hold_what_they_say() -> None:

@@ -221,6 +221,25 @@ def test_a_library_that_is_missing_is_told_before_a_run_is_loaded(spent, run, ca
     assert spent == []
 
 
+def test_a_simulator_that_is_missing_is_told_before_a_run_is_loaded(spent, run, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("CALVIN_ROOT", raising=False)
+    arguments = ["--simulator", "calvin", "--tasks", "D/open_drawer"]
+    assert commands.main(["evaluate", "--run", run, *arguments]) == commands.BAD_INPUT
+    error = capsys.readouterr().err
+    assert "needs CALVIN in the folder CALVIN_ROOT=, which is not installed" in error and error.count("\n") == 1
+    assert spent == [] and os.listdir(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("command", ["collect", "collect-frames"])
+def test_a_simulator_that_is_missing_is_told_before_anything_is_written(command, capsys, monkeypatch, tmp_path):
+    find = rollout.importlib.util.find_spec
+    monkeypatch.setattr(rollout.importlib.util, "find_spec", lambda name: None if name == "metaworld" else find(name))
+    monkeypatch.setattr("octo_integration.collect.writer.new_dataset", lambda *_, **__: pytest.fail("it was begun"))
+    assert commands.main([command, "--out", str(tmp_path / "new" / "data")]) == commands.BAD_INPUT
+    assert "needs metaworld, which is not installed: pip install 'maps_optax[sim]'" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 def test_adapters_are_merged_into_a_file_of_tensors_only(spent, run, capsys):
     Path(run, "config.json").write_text(json.dumps(to_dict(config("run", lora=LoraConfig(rank=2), maps=MapsConfig()))))
     assert commands.main(["merge", "--run", run, "--out", "merged"]) == commands.BAD_INPUT

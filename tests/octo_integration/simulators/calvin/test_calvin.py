@@ -8,10 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from octo_integration.cli import commands
 from octo_integration.collect import CollectConfig, collect
 from octo_integration.collect.experts import demonstrate
 from octo_integration.evaluate.rollout import rollout
@@ -209,6 +212,24 @@ def test_what_is_not_there_is_said_in_one_line(standing: Path, monkeypatch: pyte
     missing("CALVIN in the folder CALVIN_ROOT=/nowhere")
     monkeypatch.delenv(ROOT)
     missing("CALVIN in the folder CALVIN_ROOT=,")
+
+
+def test_nothing_is_collected_or_acted_where_one_of_the_scenes_is_missing(
+    standing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scene A alone would do for the first episodes."""
+    table = standing / "calvin_env/data/calvin_table_D/urdf/calvin_table_D.urdf"
+    table.unlink()
+    arguments = ["--simulator", "calvin", "--tasks", "A/turn_on_led", "--zero-shot", "D/turn_on_led"]
+    out = standing / "new" / "demos"
+    assert commands.main(["collect", *arguments, "--out", str(out)]) == commands.BAD_INPUT
+    error = capsys.readouterr().err
+    assert str(table) in error and error.count("\n") == 1
+    assert not out.parent.exists()
+    never: Any = SimpleNamespace(reset=lambda: pytest.fail("an episode began"))
+    with pytest.raises(SimulatorMissing, match="calvin_table_D.urdf"):
+        rollout(never, ["A/turn_on_led", "D/turn_on_led"], episodes=1, simulator="calvin", image_size=SIZE)
+    assert [SIMULATOR.part(task) for task in ("chains/D", "D/turn_on_led", "A/turn_on_led")] == ["D", "D", "A"]
 
 
 def test_a_failing_installation_says_its_last_line(standing: Path) -> None:
