@@ -14,7 +14,7 @@ SIMULATOR = Simulator(
     cameras={"primary": "Camera over the robot's shoulder."},
     data_set="simpler_scripted",
     description="Demonstrations of this project's scripted expert in SimplerEnv, laid out as bridge_dataset.",
-    noise=0.004,
+    noise=0.002,
     own_python=True,
     layout=LAYOUT,
 )

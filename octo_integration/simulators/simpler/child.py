@@ -1,4 +1,4 @@
-"""SimplerEnv itself, for `simulators/serve.py` in an interpreter that has it. Imports nothing else of ours; Python 3.8."""
+"""SimplerEnv itself, for `simulators/serve.py` in an interpreter that has it. Imports nothing else of ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wire import Missing
 PACKAGE = "ManiSkill2_real2sim"
 CAMERA = "3rd_view_camera"
 SUPERSAMPLING = 2
-# What the environment moves the hand by, and what it takes for open: the one of Bridge's evaluations.
+# How actions are meant: metres and radians that are added to where the hand is on its way to, as Bridge's are.
 CONTROL = "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos"
 
 
@@ -28,6 +28,10 @@ class Scene:
             from mani_skill2_real2sim.utils.registration import REGISTERED_ENVS
         except ModuleNotFoundError as error:
             raise Missing(f"{error.name} for {sys.executable}") from None
+        except ImportError as error:
+            raise Missing(f"a library ({str(error).splitlines()[0]})") from None
+        if not _draws():
+            raise Missing("a Vulkan device that sapien can draw with")
         if task not in simpler_env.ENVIRONMENT_MAP:
             raise Missing(f"the task {task} in {root}")
         data = str(mani_skill2_real2sim.ASSET_DIR)
@@ -57,11 +61,11 @@ class Scene:
         try:
             self._env = Sized(obs_mode="none", prepackaged_config=True, **options)
         except FileNotFoundError as error:
-            raise Missing(str(error).split(" is not found")[0]) from None
+            raise Missing(str(error).split(" is not found")[0].replace("rgb_overlay_path ", "")) from None
         except RuntimeError as error:
-            if "vulkan" not in str(error).lower() and "device" not in str(error).lower():
+            if not str(error).startswith("vk::"):
                 raise
-            raise Missing(f"a Vulkan device ({str(error).splitlines()[0]})") from None
+            raise Missing(f"a Vulkan device that sapien can draw with ({str(error).splitlines()[0]})") from None
         if self._env.control_mode != CONTROL:
             raise ValueError(f"{task} is moved by {self._env.control_mode}, not {CONTROL}")
         self._grid = self._env._xy_configs, self._env._quat_configs
@@ -108,6 +112,22 @@ class Scene:
 
 
 KINDS = ("obj", "dae", "glb")
+
+
+def _draws() -> bool:
+    """Whether there is a Vulkan device. Tried by another process: without one, sapien does not raise, it crashes."""
+    process = os.fork()
+    if process == 0:
+        import sapien.core as sapien
+
+        engine, renderer = sapien.Engine(), sapien.SapienRenderer(offscreen_only=True)
+        engine.set_renderer(renderer)
+        try:
+            engine.create_scene().add_camera("", 8, 8, 1.0, 0.01, 10.0)
+        except RuntimeError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(process, 0)[1] == 0
 
 
 def _needs(*files: str) -> None:

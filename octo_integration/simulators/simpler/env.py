@@ -137,7 +137,9 @@ class SimplerEnv(Environment):
     def _view(self) -> View:
         goal, state = self._state["goal"], self._state
         turn = _rotation(goal) * Rotation.from_matrix(DOWN.T)
-        return View(state["hand"][:3], goal[:3], turn, state["source"][:3], _rotation(state["source"]), state["target"][:3])
+        return View(
+            state["hand"][:3], goal[:3], turn, state["source"][:3], _rotation(state["source"]), state["target"][:3]
+        )
 
 
 def _rotation(pose: np.ndarray) -> Rotation:

@@ -15,6 +15,9 @@ REACH, TURN = 0.03, 0.3  # metres and radians of a step at most
 NEAR, STRAIGHT = 0.008, 0.06  # metres and radians: it is there
 PATIENCE = 6  # steps without coming nearer
 ABOVE = 0.07  # metres over a thing that the hand comes from
+LOWEST = 0.021  # metres over the table: lower, the fingers rub on it and do not close
+LIFTED = 0.03  # metres: it is in the hand
+TRIES = 3
 GRIP_STEPS = 3
 
 
@@ -48,20 +51,26 @@ class Expert:
         return next(self._moves, self._still())
 
     def _all(self, task: Spec) -> Moves:
-        view = self._view
-        turn = Rotation.from_euler("z", across(view.turned))
-        thing = view.source + [0.0, 0.0, task.grasp]
         up = np.array([0.0, 0.0, ABOVE])
-        yield from self._go(thing + up, turn)
-        yield from self._go(thing, turn)
-        yield from self._grip(CLOSED)
-        held = self._view.source - self._view.hand
-        yield from self._go(thing + up, turn)
-        over = view.target + [0.0, 0.0, task.place] - [*held[:2], 0.0]
-        yield from self._go(over + up, turn)
-        yield from self._go(over, turn)
+        for _ in range(TRIES):
+            lying = self._view.source
+            thing, turn = (
+                np.append(lying[:2], max(lying[2], LOWEST)),
+                Rotation.from_euler("z", across(self._view.turned)),
+            )
+            yield from self._go(thing + up, turn)
+            yield from self._go(thing, turn)
+            yield from self._grip(CLOSED)
+            yield from self._go(thing + up, turn)
+            if self._view.source[2] - lying[2] > LIFTED:
+                break
+            yield from self._grip(OPEN)
+        off = self._view.source[:2] - self._view.hand[:2]
+        goal = self._view.target + np.append(-off, task.place)
+        yield from self._go(goal + up, turn)
+        yield from self._go(goal, turn)
         yield from self._grip(OPEN)
-        yield from self._go(over + up, turn)
+        yield from self._go(goal + up, turn)
 
     def _go(self, point: np.ndarray, turn: Rotation) -> Moves:
         """Until the hand is there, or comes no nearer."""

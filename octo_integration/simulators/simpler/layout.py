@@ -18,4 +18,5 @@ LAYOUT = Layout(
     last_discount=1.0,
     metadata=lambda task, seed: {"task": task, "seed": seed},
     images={"primary": "image_0"},
+    standardize="bridge",
 )
