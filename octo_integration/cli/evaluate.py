@@ -18,7 +18,7 @@ from octo_integration.evaluate.rollout import Policy as Acts
 from octo_integration.evaluate.table import success_table
 from octo_integration.policy.policy import Policy, check_dataset
 from octo_integration.policy.trained import checkpoint_of, fingerprint, load_run
-from octo_integration.simulators.protocol import Simulator, chosen_tasks, find, use_python
+from octo_integration.simulators.protocol import Simulator, check_installed, chosen_tasks, find, use_python
 
 OPENPI_SIZE = 224  # pixels that openpi's LIBERO example sends
 
@@ -121,6 +121,7 @@ def run(config: Options) -> int:
             raise ValueError(
                 f"execute is {config.execute}, but the run predicts {actor.chunk} steps; give at most as many."
             )
+        check_installed(world, tasks)
         identity, make = actor.load()
         experiment: dict[str, Any] = {**dataclasses.asdict(settings), **identity}
         out = default_path(Path(config.run or ""), experiment) if config.out is None else Path(config.out)

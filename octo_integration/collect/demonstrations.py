@@ -18,6 +18,7 @@ from octo_integration.simulators.protocol import (
     Observation,
     Simulator,
     Vector,
+    check_installed,
     chosen_tasks,
     find,
     use_python,
@@ -168,6 +169,7 @@ def collect(config: CollectConfig) -> Path:
 
     out, simulator = Path(config.out), find(config.simulator)
     use_python(simulator, config.simulator_python)
+    check_installed(simulator, plan(config).tasks)
     jobs = list(_jobs(config))
     views = sum(1 + len(job.views) for job in jobs)
     # A JPEG of 64 x 64 pixels takes 1.7 kB here. All is there twice before the end.

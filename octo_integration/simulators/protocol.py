@@ -277,6 +277,20 @@ def use_python(simulator: Simulator, interpreter: str | None) -> None:
     os.environ[PYTHON] = interpreter
 
 
+def check_installed(simulator: Simulator, tasks: Sequence[str]) -> None:
+    """Builds every scene of the tasks once, of a simulator that runs in a process of another interpreter.
+
+    That takes a second or three each, and much can be missing; a policy or a data set is not begun before.
+
+    Raises:
+      SimulatorMissing, ChildProcessError: it cannot be had.
+    """
+    if simulator.own_python:
+        for task in {task.rpartition("/")[0] or task: task for task in tasks}.values():
+            with simulator.make(task, image_size=8):
+                pass
+
+
 def find(name: str) -> Simulator:
     """The SIMULATOR of a folder here, or "module:NAME" of a package of yours; imports it, but no simulator.
 

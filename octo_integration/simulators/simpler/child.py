@@ -42,7 +42,7 @@ class Scene:
             def _configure_cameras(self) -> None:
                 super()._configure_cameras()
                 camera = self._camera_cfgs[CAMERA]
-                self._camera_cfgs = {CAMERA: camera}  # the other one is drawn for nothing
+                self._camera_cfgs.pop("base_camera")  # it would be drawn for nothing
                 size = SUPERSAMPLING * image_size
                 # Height and width each by its own factor: what others see is the whole picture made square, too.
                 scale = np.array([[size / camera.width], [size / camera.height], [1.0]])

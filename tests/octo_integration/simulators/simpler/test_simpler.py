@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from octo_integration.cli import evaluate
 from octo_integration.collect import CollectConfig, collect
 from octo_integration.collect.experts import demonstrate
 from octo_integration.evaluate.rollout import rollout
@@ -251,3 +252,23 @@ def test_another_action_convention_is_refused(standing: Path) -> None:
         ChildProcessError, match="is moved by arm_pd_ee_delta_pose_gripper_pd_joint_pos, not arm_pd_ee_t"
     ):
         SimplerEnv("carrot_on_plate", image_size=SIZE)
+
+
+def test_what_is_missing_is_noticed_before_anything_is_loaded_or_written(
+    standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every task: that of the first is there."""
+
+    def load() -> None:
+        raise AssertionError("a policy is loaded")
+
+    lacks = "bridge_spoon_generated_modified/textured.dae"
+    (standing / tree.MODELS / lacks).unlink()
+    tasks = ("carrot_on_plate", "spoon_on_towel")
+    monkeypatch.setattr(evaluate, "_trained", lambda config: evaluate.Actor(SIZE, None, load))
+    with pytest.raises(SimulatorMissing, match=lacks):
+        evaluate.run(evaluate.Options(run=str(tmp_path), simulator="simpler", tasks=tasks))
+    out = tmp_path / "made/1.0.0"
+    with pytest.raises(SimulatorMissing, match=lacks):
+        collect(CollectConfig(out=str(out), simulator="simpler", tasks=tasks))
+    assert not out.parent.exists()
