@@ -11,6 +11,7 @@ from wire import Missing
 
 PACKAGE = "ManiSkill2_real2sim"
 CAMERA = "3rd_view_camera"
+KINDS = ("obj", "dae", "glb")  # of files of a thing's looks
 SUPERSAMPLING = 2
 # How actions are meant: metres and radians that are added to where the hand is on its way to, as Bridge's are.
 CONTROL = "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos"
@@ -68,16 +69,15 @@ class Scene:
             raise Missing(f"a Vulkan device that sapien can draw with ({str(error).splitlines()[0]})") from None
         if self._env.control_mode != CONTROL:
             raise ValueError(f"{task} is moved by {self._env.control_mode}, not {CONTROL}")
-        self._grid = self._env._xy_configs, self._env._quat_configs
         self.about = {
             "instruction": str(self._env.get_language_instruction()),
-            "places": np.array(self._grid[0], np.float64),
-            "turns": np.array(self._grid[1], np.float64),
+            "places": np.array(self._env._xy_configs, np.float64),
+            "turns": np.array(self._env._quat_configs, np.float64),
         }
 
-    def start(self, places: list[Any], turns: list[Any], number: int) -> dict[str, Any]:
+    def start(self, places: np.ndarray, turns: np.ndarray, number: int) -> dict[str, Any]:
         """Starts one of the episodes that there are of these: places outer, turns inner."""
-        self._env._xy_configs, self._env._quat_configs = np.array(places), np.array(turns)
+        self._env._xy_configs, self._env._quat_configs = places, turns
         self._env.reset(seed=0, options={"obj_init_options": {"episode_id": number}})
         return self._state(False)
 
@@ -111,22 +111,19 @@ class Scene:
         }
 
 
-KINDS = ("obj", "dae", "glb")
-
-
 def _draws() -> bool:
     """Whether there is a Vulkan device. Tried by another process: without one, sapien does not raise, it crashes."""
     process = os.fork()
     if process == 0:
-        import sapien.core as sapien
-
-        engine, renderer = sapien.Engine(), sapien.SapienRenderer(offscreen_only=True)
-        engine.set_renderer(renderer)
         try:
+            import sapien.core as sapien
+
+            engine, renderer = sapien.Engine(), sapien.SapienRenderer(offscreen_only=True)
+            engine.set_renderer(renderer)
             engine.create_scene().add_camera("", 8, 8, 1.0, 0.01, 10.0)
-        except RuntimeError:
+            os._exit(0)
+        finally:
             os._exit(1)
-        os._exit(0)
     return os.waitpid(process, 0)[1] == 0
 
 

@@ -53,11 +53,9 @@ class Expert:
     def _all(self, task: Spec) -> Moves:
         up = np.array([0.0, 0.0, ABOVE])
         for _ in range(TRIES):
-            lying = self._view.source
-            thing, turn = (
-                np.append(lying[:2], max(lying[2], LOWEST)),
-                Rotation.from_euler("z", across(self._view.turned)),
-            )
+            lying, turned = self._view.source, self._view.turned
+            x, y, z = lying + turned.apply([task.grasp, 0.0, 0.0])
+            thing, turn = np.array([x, y, max(z, LOWEST)]), Rotation.from_euler("z", across(turned))
             yield from self._go(thing + up, turn)
             yield from self._go(thing, turn)
             yield from self._grip(CLOSED)

@@ -15,7 +15,8 @@ class Spec(NamedTuple):
       steps, expert_steps: of a policy, as in the benchmark, and of our expert.
       apart: metres that must lie between the two things.
       turn: radians about the vertical that the first of them is turned by at most.
-      place: metres above the middle of the second where the fingers open.
+      grasp: metres from the middle of the first, along its length, where the fingers close.
+      place: metres above the middle of the second where they open.
     """
 
     name: str
@@ -23,14 +24,15 @@ class Spec(NamedTuple):
     expert_steps: int
     apart: float
     turn: float
+    grasp: float
     place: float
 
 
 TASKS = {
-    "carrot_on_plate": Spec("widowx_carrot_on_plate", 60, 80, 0.115, np.pi, 0.05),
-    "spoon_on_towel": Spec("widowx_spoon_on_towel", 60, 80, 0.12, np.pi, 0.05),
-    "stack_cube": Spec("widowx_stack_cube", 60, 80, 0.06, np.pi / 4, 0.035),
-    "eggplant_in_basket": Spec("widowx_put_eggplant_in_basket", 120, 130, 0.0, np.pi / 4, 0.1),
+    "carrot_on_plate": Spec("widowx_carrot_on_plate", 60, 80, 0.115, np.pi, 0.0, 0.05),
+    "spoon_on_towel": Spec("widowx_spoon_on_towel", 60, 80, 0.12, np.pi, 0.035, 0.05),
+    "stack_cube": Spec("widowx_stack_cube", 60, 80, 0.06, np.pi / 4, 0.0, 0.035),
+    "eggplant_in_basket": Spec("widowx_put_eggplant_in_basket", 120, 130, 0.0, np.pi / 4, 0.0, 0.1),
 }
 
 

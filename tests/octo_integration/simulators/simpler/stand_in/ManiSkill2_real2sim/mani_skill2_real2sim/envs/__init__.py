@@ -112,13 +112,13 @@ class PutOnBridgeInSceneEnv:
         self.agent.move(action)
         thing, goal, hand = self.episode_source_obj, self.episode_target_obj.pose.p, self.tcp.pose
         if self.agent.closed and not was_closed:
-            self.held = bool(np.linalg.norm(thing.pose.p - hand.p) < 0.02)
+            self.between = thing.pose.p - hand.p
+            self.held = bool(np.linalg.norm(self.between) < 0.045)
         on = np.linalg.norm(thing.pose.p[:2] - goal[:2]) < 0.05
         if self.held:
             self.held = self.agent.closed
-            thing.pose = sapien.Pose(
-                hand.p if self.held else [*hand.p[:2], TABLE + (0.04 if on else 0.015)], thing.pose.q
-            )
+            x, y, z = hand.p + self.between
+            thing.pose = sapien.Pose([x, y, z if self.held else TABLE + (0.04 if on else 0.015)], thing.pose.q)
         return self.get_obs(), 0.0, False, False, {"success": bool(on and not self.held)}
 
     def get_obs(self) -> dict[str, Any]:
