@@ -94,8 +94,9 @@ def _print_table(lines: list[dict[str, Any]]) -> None:
         low, high = wilson_interval(sum(line["success"] for line in found), len(found))
         rates = [_rate(line for line in found if line["own"] in which) for which in ((False,), (True,), (False, True))]
         steps = np.median([line["steps"] for line in found if line["success"]])
-        cpu = np.median([line["cpu"] for line in found if "cpu" in line] or [np.nan])
-        print(f"| {task} | {' | '.join(rates)} | {low:.0%} to {high:.0%} | {steps:.0f} | {cpu:.1f} |")
+        costs = [line["cpu"] for line in found if "cpu" in line]
+        cpu = f"{np.median(costs):.1f}" if costs else "–"
+        print(f"| {task} | {' | '.join(rates)} | {low:.0%} to {high:.0%} | {steps:.0f} | {cpu} |")
 
 
 def _rate(lines: Iterable[dict[str, Any]]) -> str:
