@@ -257,14 +257,14 @@ def test_another_action_convention_is_refused(standing: Path) -> None:
 def test_what_is_missing_is_noticed_before_anything_is_loaded_or_written(
     standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every task: that of the first is there."""
+    """Of every task: the first and the last could be had."""
 
     def load() -> None:
         raise AssertionError("a policy is loaded")
 
     lacks = "bridge_spoon_generated_modified/textured.dae"
     (standing / tree.MODELS / lacks).unlink()
-    tasks = ("carrot_on_plate", "spoon_on_towel")
+    tasks = ("carrot_on_plate", "spoon_on_towel", "stack_cube")
     monkeypatch.setattr(evaluate, "_trained", lambda config: evaluate.Actor(SIZE, None, load))
     with pytest.raises(SimulatorMissing, match=lacks):
         evaluate.run(evaluate.Options(run=str(tmp_path), simulator="simpler", tasks=tasks))
