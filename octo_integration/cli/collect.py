@@ -3,6 +3,7 @@
 from octo_integration.cli.following import say_next
 from octo_integration.collect import CollectConfig, collect
 from octo_integration.data.config import DataConfig
+from octo_integration.simulators.protocol import find
 
 
 def run(config: CollectConfig) -> int:
@@ -10,7 +11,9 @@ def run(config: CollectConfig) -> int:
     print(collect(config))
     from octo_integration.data.standardize import known  # tensorflow
 
-    named = config.simulator in known() and config.simulator != DataConfig.standardize
-    standardize = ["--data.standardize", config.simulator] if named else []
+    layout = find(config.simulator).layout
+    name = (layout and layout.standardize) or config.simulator
+    named = name in known() and name != DataConfig.standardize
+    standardize = ["--data.standardize", name] if named else []
     say_next(("finetune", "--out", "runs/new", "--data.path", config.out, *standardize))
     return 0

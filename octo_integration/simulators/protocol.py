@@ -141,6 +141,7 @@ class Layout(NamedTuple):
       last_discount: of the last step; that of the others is 1.
       metadata: (task, seed) -> episode_metadata: texts and whole numbers.
       images: camera -> name of its image, where not "image" (the camera primary) and "<camera>_image".
+      standardize: the standardisation that reads them, where it is not called as the simulator.
     """
 
     vectors: Mapping[str, Vector]
@@ -151,6 +152,7 @@ class Layout(NamedTuple):
     last_discount: float
     metadata: Callable[[str, int], dict[str, str | int]]
     images: Mapping[str, str] = {}
+    standardize: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

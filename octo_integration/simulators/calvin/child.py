@@ -1,24 +1,16 @@
-"""CALVIN itself, in an interpreter that has it: `python child.py`, asked by `process.py` over stdin and stdout.
-
-It imports nothing of this project but `wire.py` beside it, and runs on Python 3.8.
-"""
+"""CALVIN itself, for `simulators/serve.py` in an interpreter that has it. Imports nothing else of ours; Python 3.8."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import wire
+from wire import Missing
 
 CONF = ("calvin_env", "conf")
 WORDS = ("calvin_models", "conf", "annotations")
-
-
-class Missing(Exception):
-    """Something of the installation is not there."""
 
 
 class Table:
@@ -102,33 +94,4 @@ class Table:
         return {camera.name: np.asarray(camera.render()[0], np.uint8) for camera in self._cameras}
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answers until the other end is gone."""
-    table: Any = None
-    while True:
-        try:
-            request = wire.receive(requests)
-        except EOFError:
-            return
-        name = request.pop("name")
-        try:
-            if name == "build":
-                table = Table(**request)
-                answer = table.about
-            else:
-                answer = getattr(table, name)(**request)
-        except Missing as error:
-            answer = {"missing": str(error)}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        wire.send(answers, answer)
-
-
-if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group; who asks decides what follows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))  # CALVIN shall find none of our files
-    # The simulator prints; what it prints must not come between the answers.
-    pipe = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    serve(sys.stdin.buffer, pipe)
+build = Table

@@ -1,5 +1,6 @@
 """CALVIN as this project's models see it: two images, the pose of the hand, an instruction, a 7-d action."""
 
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -7,9 +8,16 @@ import numpy as np
 from octo_integration.simulators.calvin import rules, scenes
 from octo_integration.simulators.calvin.expert import Expert
 from octo_integration.simulators.calvin.expert.view import View
-from octo_integration.simulators.calvin.process import Calvin
+from octo_integration.simulators.process import Checkout, Child
 from octo_integration.simulators.protocol import Environment, Observation
 
+CHECKOUT = Checkout(
+    "CALVIN",
+    root="CALVIN_ROOT",
+    part="calvin_env",
+    install="benchmarks/simulators/calvin.md says how",
+    child=Path(__file__).with_name("child.py"),
+)
 ACTION_SIZE = 7
 STILL = np.array([0.0] * 6 + [1.0])
 SETTLING_STEPS = 8
@@ -48,7 +56,7 @@ class CalvinEnv(Environment):
         self._chains = suite == CHAINS
         letter = scene_of(task)
         self._scene, self._name = scenes.SCENES[letter], name
-        self._calvin = Calvin(letter, image_size)
+        self._calvin = Child(CHECKOUT, scene=letter, image_size=image_size)
         self._order: list[str] = self._calvin.about["blocks"]
         self._own_words = True
         self._tasks: tuple[str, ...] = ()

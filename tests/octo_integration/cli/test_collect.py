@@ -12,6 +12,7 @@ from octo_integration.collect import CollectConfig
         ("metaworld", ""),
         ("libero", " --data.standardize libero"),
         ("calvin", " --data.standardize calvin"),
+        ("simpler", " --data.standardize bridge"),
         ("tests.octo_integration.toy.simulator:SIMULATOR", ""),
     ],
 )

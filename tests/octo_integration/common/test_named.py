@@ -13,10 +13,11 @@ from octo_integration.simulators.protocol import FOLDER, Simulator
     [
         (
             "dream",
-            r"^simulator is 'dream'; there are calvin, libero, metaworld, and module:NAME of a package of yours\.$",
+            r"^simulator is 'dream'; there are calvin, libero, metaworld, simpler, and module:NAME of a package of "
+            r"yours\.$",
         ),
-        ("protocol", "there are calvin, libero, metaworld, and"),  # a module here, but no simulator
-        ("metaworld.env", "there are calvin, libero, metaworld, and"),
+        ("protocol", "there are calvin, libero, metaworld, simpler, and"),  # a module here, but no simulator
+        ("metaworld.env", "there are calvin, libero, metaworld, simpler, and"),
         ("", "simulator is ''; there are"),
         (
             "no_such_module:SIMULATOR",

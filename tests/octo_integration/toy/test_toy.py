@@ -144,7 +144,10 @@ def test_success_is_counted_over_its_initial_states_and_steps() -> None:
         ({"shifts": ("texture",)}, "unknown shift 'texture'; there are none, bright, far"),
         ({"tasks": ("left",), "shifts": ("far",)}, "far needs a task with a way to the right; add right to tasks"),
         ({"layouts": "restricted"}, "layouts is 'restricted'; give all"),
-        ({"simulator": "libero2"}, "simulator is 'libero2'; there are calvin, libero, metaworld, and module:NAME"),
+        (
+            {"simulator": "libero2"},
+            "simulator is 'libero2'; there are calvin, libero, metaworld, simpler, and module:NAME",
+        ),
     ],
 )
 def test_what_it_does_not_have_is_named(changes: dict[str, Any], message: str) -> None:
@@ -159,7 +162,7 @@ def test_a_folder_and_a_file_are_found_by_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(simulators, "__path__", [*simulators.__path__, str(tmp_path)])
     monkeypatch.setattr(standardisations, "__path__", [*standardisations.__path__, str(tmp_path)])
     assert find("line").data_set == "line" and standardize.find("column").vectors["action"] == 2
-    with pytest.raises(ValueError, match="there are calvin, libero, line, metaworld, and"):
+    with pytest.raises(ValueError, match="there are calvin, libero, line, metaworld, simpler, and"):
         find("column")
     with pytest.raises(ValueError, match="there are bridge, calvin, column, libero, metaworld, and"):
         standardize.find("line")

@@ -19,13 +19,13 @@ from octo_integration.collect import CollectConfig, collect
 from octo_integration.collect.experts import demonstrate
 from octo_integration.evaluate.rollout import rollout
 from octo_integration.simulators.calvin import SIMULATOR, SUITES
-from octo_integration.simulators.calvin.env import CalvinEnv
-from octo_integration.simulators.calvin.process import ROOT
+from octo_integration.simulators.calvin.env import CHECKOUT, CalvinEnv
 from octo_integration.simulators.calvin.rules import chain
 from octo_integration.simulators.protocol import PYTHON, find, use_python
 from octo_integration.simulators.renderer import SimulatorMissing
 from tests.octo_integration.simulators.calvin import tree
 
+ROOT = CHECKOUT.root
 REAL = os.environ.get(ROOT)
 SIZE = 32
 

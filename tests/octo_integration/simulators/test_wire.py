@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from octo_integration.simulators.calvin import wire
+from octo_integration.simulators import wire
 
 
 def test_what_is_received_is_what_was_sent() -> None:

@@ -9,6 +9,10 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 
+class Missing(Exception):
+    """Something of a simulator's installation is not there: what, says the message."""
+
+
 def send(pipe: BinaryIO, message: dict[str, Any]) -> None:
     """Writes {name: what JSON knows, or array}."""
     arrays = {name: np.ascontiguousarray(value) for name, value in message.items() if isinstance(value, np.ndarray)}
