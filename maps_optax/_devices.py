@@ -24,10 +24,10 @@ _by_devices.multiple_results = True
 
 
 class Target(NamedTuple):
-    """What a program is lowered for: over how many devices it splits arrays, and whether they are GPUs."""
+    """What a program is lowered for."""
 
-    devices: int
-    gpu: bool = False
+    devices: int  # over how many it splits arrays
+    platform: str = ""  # one of JAX's names; empty where nothing is lowered, or for several
 
 
 def by_devices(function: Callable[..., tuple[jax.Array, ...]], *args: jax.Array) -> list[jax.Array]:
@@ -39,30 +39,58 @@ def by_devices(function: Callable[..., tuple[jax.Array, ...]], *args: jax.Array)
     return _by_devices.bind(*args, function=function, out=tuple(out))
 
 
-def split(own: list[jax.Array], at_once: Callable[..., jax.Array], args: Any, splits: np.ndarray) -> list[jax.Array]:
-    """`at_once(*args)`, the numbers of all leaves, split into those of each; or `own`, the same computed leaf by leaf.
+def split(
+    at_once: jax.Array, of_leaf: Callable[..., jax.Array], leaves: list[Any], common: Any, splits: np.ndarray
+) -> list[jax.Array]:
+    """A vector of the layers of all leaves, `at_once`, split into those of each leaf.
 
-    What follows from its own leaf's sums alone lets the compiler finish a leaf while it lies in cache, or on a TPU's
-    chip. A GPU has a kernel to start for each, and takes the vector, which the barrier keeps whole. Others never see
-    it: that alone makes XLA's CPU compiler keep a copy of leaves that are stacked.
+    Args:
+      at_once: the numbers of all layers, (n, rows).
+      of_leaf: makes those of one leaf, of its arguments and the common ones.
+      leaves: its arguments, leaf by leaf.
+      common: a tuple.
+      splits: where in the vector a new leaf starts.
     """
-    if not hasattr(jax.lax, "platform_dependent"):
-        return own
-    return list(_split(tuple(own), args, at_once, tuple(map(int, splits))))
+    return list(_split(at_once, (leaves, common), of_leaf, tuple(map(int, splits))))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _split(own: tuple[jax.Array, ...], args: Any, at_once: Any, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    leaves, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, (own, args)))
-    return tuple(by_devices(functools.partial(_split_on, treedef, at_once, splits), *leaves))
+def _split(at_once: jax.Array, args: Any, of_leaf: Any, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    args, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, args))
+    return tuple(by_devices(functools.partial(_split_on, treedef, of_leaf, splits), at_once, *args))
 
 
-_split.defjvp(lambda at_once, splits, primals, tangents: (_split(*primals, at_once, splits), tangents[0]))
+@_split.defjvp
+def _(of_leaf: Any, splits: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    return _split(*primals, of_leaf, splits), tuple(jnp.split(tangents[0], splits))
 
 
-def _split_on(treedef: Any, at_once: Any, splits: tuple[int, ...], target: Target, *leaves: jax.Array) -> Any:
-    own, args = jax.tree_util.tree_unflatten(treedef, leaves)
-    return tuple(jnp.split(jax.lax.optimization_barrier(at_once(*args)), splits)) if target.gpu else own
+def _split_on(
+    treedef: Any, of_leaf: Any, splits: tuple[int, ...], target: Target, at_once: jax.Array, *args: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The parts of the vector, in the way that is best for what the program is lowered for.
+
+    A TPU may finish a leaf while it lies on the chip, if what it does follows from its own sums alone. A GPU has a
+    kernel to start for each leaf, and takes the vector, which the barrier keeps whole. A CPU's compiler writes the place
+    in the vector into the kernel that reads it, and compiles as many as there are leaves; a place that is data to it
+    leaves one for all leaves of a shape.
+    """
+    if target.platform == "tpu":
+        leaves, common = jax.tree_util.tree_unflatten(treedef, args)
+        return tuple(of_leaf(*leaf, *common) for leaf in leaves)
+    if target.platform in ("cuda", "rocm", "gpu"):
+        return tuple(jnp.split(jax.lax.optimization_barrier(at_once), splits))
+    if target.platform != "cpu" or not hasattr(jax.lax, "optimization_barrier"):
+        return tuple(jnp.split(at_once, splits))
+    starts = (0, *splits)
+    sizes = np.diff((*starts, at_once.shape[0]))
+    # Not one number, nor equal ones, which the compiler takes for a part of the code.
+    places = jax.lax.optimization_barrier([np.asarray([i, i + 1], np.uint32) for i in starts])
+    rest = at_once.shape[1:]
+    return tuple(
+        jax.lax.dynamic_slice(at_once, (place[0], *[np.uint32(0)] * len(rest)), (int(n), *rest))
+        for place, n in zip(places, sizes)
+    )
 
 
 def _devices(context: Any) -> int:
@@ -80,7 +108,7 @@ def _lower(context: Any, *args: Any, function: Callable[..., Any], out: Any) -> 
     del out
     module = context.module_context
     platforms = getattr(module, "platforms", None) or (module.platform,)
-    target = Target(_devices(module.axis_context), all(name in ("cuda", "rocm", "gpu") for name in platforms))
+    target = Target(_devices(module.axis_context), platforms[0] if len(platforms) == 1 else "")
     return mlir.lower_fun(functools.partial(function, target), multiple_results=True)(context, *args)
 
 
