@@ -40,56 +40,62 @@ def by_devices(function: Callable[..., tuple[jax.Array, ...]], *args: jax.Array)
 
 
 def split(
-    at_once: jax.Array, of_leaf: Callable[..., jax.Array], leaves: list[Any], common: Any, splits: np.ndarray
+    whole: jax.Array, of_leaf: Callable[..., jax.Array], leaves: list[Any], common: Any, splits: np.ndarray, gpu: bool
 ) -> list[jax.Array]:
-    """A vector of the layers of all leaves, `at_once`, split into those of each leaf.
+    """The numbers of all leaves, split into those of each.
+
+    What follows from its own leaf's sums alone lets a TPU finish a leaf while it lies on the chip. A GPU has a kernel
+    to start for each, and takes them from `whole`, as does a CPU, which compiles that part once.
 
     Args:
-      at_once: the numbers of all layers, (n, rows).
-      of_leaf: makes those of one leaf, of its arguments and the common ones.
-      leaves: its arguments, leaf by leaf.
-      common: a tuple.
-      splits: where in the vector a new leaf starts.
+      whole: the numbers of the layers of all leaves, (n, rows).
+      of_leaf: makes those of one leaf again, of its arguments and the common ones.
+      leaves: the arguments of each leaf, a list of tuples.
+      common: a tuple of further arguments.
+      splits: where in `whole` another leaf begins.
+      gpu: whether a GPU takes them from `whole` too.
     """
-    return list(_split(at_once, (leaves, common), of_leaf, tuple(map(int, splits))))
+    return list(_split(whole, (leaves, common), of_leaf, tuple(map(int, splits)), gpu))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _split(at_once: jax.Array, args: Any, of_leaf: Any, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    args, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, args))
-    return tuple(by_devices(functools.partial(_split_on, treedef, of_leaf, splits), at_once, *args))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _split(whole: jax.Array, args: Any, of_leaf: Any, splits: tuple[int, ...], gpu: bool) -> tuple[jax.Array, ...]:
+    leaves, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, args))
+    return tuple(by_devices(functools.partial(_split_on, treedef, of_leaf, splits, gpu), whole, *leaves))
 
 
 @_split.defjvp
-def _(of_leaf: Any, splits: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    return _split(*primals, of_leaf, splits), tuple(jnp.split(tangents[0], splits))
+def _(of_leaf: Any, splits: tuple[int, ...], gpu: bool, primals: Any, tangents: Any) -> Any:
+    return _split(*primals, of_leaf, splits, gpu), tuple(jnp.split(tangents[0], splits))
 
 
 def _split_on(
-    treedef: Any, of_leaf: Any, splits: tuple[int, ...], target: Target, at_once: jax.Array, *args: jax.Array
+    treedef: Any, of_leaf: Any, splits: tuple[int, ...], gpu: bool, target: Target, whole: jax.Array, *args: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """The parts of the vector, in the way that is best for what the program is lowered for.
-
-    A TPU may finish a leaf while it lies on the chip, if what it does follows from its own sums alone. A GPU has a
-    kernel to start for each leaf, and takes the vector, which the barrier keeps whole. A CPU's compiler writes the place
-    in the vector into the kernel that reads it, and compiles as many as there are leaves; a place that is data to it
-    leaves one for all leaves of a shape.
-    """
-    if target.platform == "tpu":
+    on_gpu = target.platform in ("cuda", "rocm", "gpu")
+    if target.platform == "tpu" or (on_gpu and not gpu):
         leaves, common = jax.tree_util.tree_unflatten(treedef, args)
         return tuple(of_leaf(*leaf, *common) for leaf in leaves)
-    if target.platform in ("cuda", "rocm", "gpu"):
-        return tuple(jnp.split(jax.lax.optimization_barrier(at_once), splits))
-    if target.platform != "cpu" or not hasattr(jax.lax, "optimization_barrier"):
-        return tuple(jnp.split(at_once, splits))
-    starts = (0, *splits)
-    sizes = np.diff((*starts, at_once.shape[0]))
-    # Not one number, nor equal ones, which the compiler takes for a part of the code.
-    places = jax.lax.optimization_barrier([np.asarray([i, i + 1], np.uint32) for i in starts])
-    rest = at_once.shape[1:]
+    if on_gpu and hasattr(jax.lax, "optimization_barrier"):
+        return tuple(jnp.split(jax.lax.optimization_barrier(whole), splits))
+    if target.platform == "cpu" and hasattr(jax.lax, "optimization_barrier"):
+        return _split_by_data(whole, splits)
+    return tuple(jnp.split(whole, splits))
+
+
+def _split_by_data(whole: jax.Array, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Slices whose place is data.
+
+    XLA's CPU compiler takes a slice into the kernel that reads it, and a place known to it into the kernel's code: it
+    compiles as many kernels as there are leaves. Those that differ in their data alone, it compiles once.
+    """
+    starts, ends = (0, *splits), (*splits, whole.shape[0])
+    # Two numbers each: an array of one, or of equal ones, is a part of the code too.
+    places = jax.lax.optimization_barrier([np.asarray([start, start + 1], np.uint32) for start in starts])
+    rest = whole.shape[1:]
     return tuple(
-        jax.lax.dynamic_slice(at_once, (place[0], *[np.uint32(0)] * len(rest)), (int(n), *rest))
-        for place, n in zip(places, sizes)
+        jax.lax.dynamic_slice(whole, (place[0], *[np.uint32(0)] * len(rest)), (end - start, *rest))
+        for place, start, end in zip(places, starts, ends)
     )
 
 

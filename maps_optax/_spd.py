@@ -257,7 +257,9 @@ def selective_projection(
             before = _decide.Before(state.drift, norms, np.concatenate(eps))
             decided = [_decide.decide(whole, verdict, lam, before, exact, max_pull)]
             own = list(zip(sums, carries, now))
-            pulls = _devices.split(decided[0].pull, _decide.pull_of_sums, own, (shares, max_pull), splits)
+            # Of leaves that stack layers XLA's GPU compiler keeps a copy where all are estimated at once.
+            gpu = exact or not any(a.layers for a in anchored)
+            pulls = _devices.split(decided[0].pull, _decide.pull_of_sums, own, (shares, max_pull), splits, gpu)
         else:
             judged = [_decide.judge(s, carry, shares) for s, carry in zip(sums, carries)]
             vectors = jnp.split(state.drift, splits), jnp.split(norms, splits)
