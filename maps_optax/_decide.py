@@ -92,6 +92,13 @@ def pull_of(verdict: Verdict, strength: jax.Array, max_pull: Any) -> jax.Array:
     return pull if max_pull is None else jnp.minimum(pull, jnp.where(max_pull >= 0, max_pull, 0))
 
 
+def pull_of_sums(
+    s: _sums.Sums, carry: jax.Array, strength: jax.Array, shares: Optional[tuple[jax.Array, jax.Array]], max_pull: Any
+) -> jax.Array:
+    """`Decision.pull`, (n, rows), and nothing else."""
+    return pull_of(judge(s, carry, shares), strength, max_pull)
+
+
 @functools.partial(_jit, static_argnames="exact")
 def decide(
     s: _sums.Sums, verdict: Verdict, strength: jax.Array, before: Before, exact: bool, max_pull: Any

@@ -24,10 +24,10 @@ _by_devices.multiple_results = True
 
 
 class Target(NamedTuple):
-    """What a program is lowered for: over how many devices it splits arrays, and whether they are GPUs."""
+    """What a program is lowered for."""
 
-    devices: int
-    gpu: bool = False
+    devices: int  # over how many it splits arrays
+    platform: str = ""  # one of JAX's names; empty where nothing is lowered, or for several
 
 
 def by_devices(function: Callable[..., tuple[jax.Array, ...]], *args: jax.Array) -> list[jax.Array]:
@@ -39,30 +39,64 @@ def by_devices(function: Callable[..., tuple[jax.Array, ...]], *args: jax.Array)
     return _by_devices.bind(*args, function=function, out=tuple(out))
 
 
-def split(own: list[jax.Array], at_once: Callable[..., jax.Array], args: Any, splits: np.ndarray) -> list[jax.Array]:
-    """`at_once(*args)`, the numbers of all leaves, split into those of each; or `own`, the same computed leaf by leaf.
+def split(
+    whole: jax.Array, of_leaf: Callable[..., jax.Array], leaves: list[Any], common: Any, splits: np.ndarray, gpu: bool
+) -> list[jax.Array]:
+    """The numbers of all leaves, split into those of each.
 
-    What follows from its own leaf's sums alone lets the compiler finish a leaf while it lies in cache, or on a TPU's
-    chip. A GPU has a kernel to start for each, and takes the vector, which the barrier keeps whole. Others never see
-    it: that alone makes XLA's CPU compiler keep a copy of leaves that are stacked.
+    What follows from its own leaf's sums alone lets a TPU finish a leaf while it lies on the chip. A GPU has a kernel
+    to start for each, and takes them from `whole`, as does a CPU, which compiles that part once.
+
+    Args:
+      whole: the numbers of the layers of all leaves, (n, rows).
+      of_leaf: makes those of one leaf again, of its arguments and the common ones.
+      leaves: the arguments of each leaf, a list of tuples.
+      common: a tuple of further arguments.
+      splits: where in `whole` another leaf begins.
+      gpu: whether a GPU takes them from `whole` too.
     """
-    if not hasattr(jax.lax, "platform_dependent"):
-        return own
-    return list(_split(tuple(own), args, at_once, tuple(map(int, splits))))
+    return list(_split(whole, (leaves, common), of_leaf, tuple(map(int, splits)), gpu))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _split(own: tuple[jax.Array, ...], args: Any, at_once: Any, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    leaves, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, (own, args)))
-    return tuple(by_devices(functools.partial(_split_on, treedef, at_once, splits), *leaves))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _split(whole: jax.Array, args: Any, of_leaf: Any, splits: tuple[int, ...], gpu: bool) -> tuple[jax.Array, ...]:
+    leaves, treedef = jax.tree_util.tree_flatten(jax.tree_util.tree_map(jnp.asarray, args))
+    return tuple(by_devices(functools.partial(_split_on, treedef, of_leaf, splits, gpu), whole, *leaves))
 
 
-_split.defjvp(lambda at_once, splits, primals, tangents: (_split(*primals, at_once, splits), tangents[0]))
+@_split.defjvp
+def _(of_leaf: Any, splits: tuple[int, ...], gpu: bool, primals: Any, tangents: Any) -> Any:
+    return _split(*primals, of_leaf, splits, gpu), tuple(jnp.split(tangents[0], splits))
 
 
-def _split_on(treedef: Any, at_once: Any, splits: tuple[int, ...], target: Target, *leaves: jax.Array) -> Any:
-    own, args = jax.tree_util.tree_unflatten(treedef, leaves)
-    return tuple(jnp.split(jax.lax.optimization_barrier(at_once(*args)), splits)) if target.gpu else own
+def _split_on(
+    treedef: Any, of_leaf: Any, splits: tuple[int, ...], gpu: bool, target: Target, whole: jax.Array, *args: jax.Array
+) -> tuple[jax.Array, ...]:
+    on_gpu = target.platform in ("cuda", "rocm", "gpu")
+    if target.platform == "tpu" or (on_gpu and not gpu):
+        leaves, common = jax.tree_util.tree_unflatten(treedef, args)
+        return tuple(of_leaf(*leaf, *common) for leaf in leaves)
+    if on_gpu and hasattr(jax.lax, "optimization_barrier"):
+        return tuple(jnp.split(jax.lax.optimization_barrier(whole), splits))
+    if target.platform == "cpu" and hasattr(jax.lax, "optimization_barrier"):
+        return _split_by_data(whole, splits)
+    return tuple(jnp.split(whole, splits))
+
+
+def _split_by_data(whole: jax.Array, splits: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Slices whose place is data.
+
+    XLA's CPU compiler takes a slice into the kernel that reads it, and a place known to it into the kernel's code: it
+    compiles as many kernels as there are leaves. Those that differ in their data alone, it compiles once.
+    """
+    starts, ends = (0, *splits), (*splits, whole.shape[0])
+    # Two numbers each: an array of one, or of equal ones, is a part of the code too.
+    places = jax.lax.optimization_barrier([np.asarray([start, start + 1], np.uint32) for start in starts])
+    rest = whole.shape[1:]
+    return tuple(
+        jax.lax.dynamic_slice(whole, (place[0], *[np.uint32(0)] * len(rest)), (end - start, *rest))
+        for place, start, end in zip(places, starts, ends)
+    )
 
 
 def _devices(context: Any) -> int:
@@ -80,7 +114,7 @@ def _lower(context: Any, *args: Any, function: Callable[..., Any], out: Any) -> 
     del out
     module = context.module_context
     platforms = getattr(module, "platforms", None) or (module.platform,)
-    target = Target(_devices(module.axis_context), all(name in ("cuda", "rocm", "gpu") for name in platforms))
+    target = Target(_devices(module.axis_context), platforms[0] if len(platforms) == 1 else "")
     return mlir.lower_fun(functools.partial(function, target), multiple_results=True)(context, *args)
 
 

@@ -242,38 +242,41 @@ def selective_projection(
         if axis_name is not None and sums:
             sums = _sums.psum(sums, axis_name)
             norms = _sums.root(_sums.concatenate(sums).anchor.sum(axis=1))
+        if not anchored:
+            return _tree.unflatten(flat, steps), state._replace(count=count, strength=_sums.join(now))
         shares = None if exact else _decide.shares(b1, count)
-        judged = [_decide.judge(s, carry, shares) for s, carry in zip(sums, jnp.split(state.carry, splits))]
-        together = norm == "l2" and len(sums) > 0  # one row per layer: all layers are judged at once
-        if together:
+        eps = [_decide.rounding(a, flat.leaves[a.leaf], steps[a.leaf]) for a in anchored]
+        carries = jnp.split(state.carry, splits)
+        if norm == "l2":  # one row per layer: all layers are judged at once
             whole = _sums.concatenate(sums)
             verdict = _decide.judge(whole, state.carry, shares)
+            lam = _sums.join(now)
             if adapt is not None:
-                adapted = _adapted(adapt, whole, verdict, norms, state, _sums.join(now), anchored, who)
-                now = jnp.split(adapted, splits)
-        pulls = [_decide.pull_of(own, lam, max_pull) for own, lam in zip(judged, now)]
-        # Of leaves that stack layers XLA's GPU compiler keeps a copy where all are estimated at once.
-        if together and (exact or not any(a.layers for a in anchored)):
-            pulls = _devices.split(pulls, _decide.pull_of, (verdict, _sums.join(now), max_pull), splits)
+                lam = _adapted(adapt, whole, verdict, norms, state, lam, anchored, who)
+                now = jnp.split(lam, splits)
+            before = _decide.Before(state.drift, norms, np.concatenate(eps))
+            decided = [_decide.decide(whole, verdict, lam, before, exact, max_pull)]
+            own = list(zip(sums, carries, now))
+            # Of leaves that stack layers XLA's GPU compiler keeps a copy where all are estimated at once.
+            gpu = exact or not any(a.layers for a in anchored)
+            pulls = _devices.split(decided[0].pull, _decide.pull_of_sums, own, (shares, max_pull), splits, gpu)
+        else:
+            judged = [_decide.judge(s, carry, shares) for s, carry in zip(sums, carries)]
+            vectors = jnp.split(state.drift, splits), jnp.split(norms, splits)
+            found = [_decide.Before(*each) for each in zip(*vectors, eps)]
+            decided = [_decide.decide(*each, exact, max_pull) for each in zip(sums, judged, now, found)]
+            pulls = [d.pull for d in decided]
         for a, layer, pull in zip(anchored, layers, pulls):
             steps[a.leaf] = _decide.project(layer, pull, steps[a.leaf].dtype)
-        new_state = state._replace(count=count, strength=_sums.join(now))
-        if anchored:
-            eps = [_decide.rounding(a, flat.leaves[a.leaf], steps[a.leaf]) for a in anchored]
-            if together:
-                sums, judged, now = [whole], [verdict], [_sums.join(now)]
-                before = [_decide.Before(state.drift, norms, np.concatenate(eps))]
-            else:
-                vectors = jnp.split(state.drift, splits), jnp.split(norms, splits)
-                before = [_decide.Before(*each) for each in zip(*vectors, eps)]
-            decided = [_decide.decide(*each, exact, max_pull) for each in zip(sums, judged, now, before)]
-            new_state = new_state._replace(
-                carry=_sums.join([d.carry for d in decided]),
-                drift=_sums.join([d.drift for d in decided]),
-                triggered=_sums.join([d.triggered for d in decided]),
-                pull=_sums.join([d.pull.sum(axis=1) / max(d.pull.shape[1], 1) for d in decided]),
-                mismatch=_sums.join([d.mismatch for d in decided]),
-            )
+        new_state = state._replace(
+            count=count,
+            strength=_sums.join(now),
+            carry=_sums.join([d.carry for d in decided]),
+            drift=_sums.join([d.drift for d in decided]),
+            triggered=_sums.join([d.triggered for d in decided]),
+            pull=_sums.join([d.pull.sum(axis=1) / max(d.pull.shape[1], 1) for d in decided]),
+            mismatch=_sums.join([d.mismatch for d in decided]),
+        )
         return _tree.unflatten(flat, steps), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -16,6 +16,8 @@ from maps_optax import _devices, _strength
 
 # Elements that a CPU may add one after the other in float32.
 _LONGEST_ROW = 2**13
+# Elements that a CPU adds up in the time that another kernel would take to start.
+_SMALL = 2**11
 # Numbers that may be summed against an identity as they are; a TPU has a kernel more to cut them into parts.
 _FEW = 2**16
 
@@ -99,18 +101,23 @@ def _reduced_on(axes: tuple[int, ...], target: _devices.Target, *terms: jax.Arra
     def each(*terms: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(jnp.sum(x, axis=axes) for x in terms)
 
-    def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
+    def added(axes: tuple[int, ...], *terms: jax.Array) -> tuple[jax.Array, ...]:
         zeros = (np.zeros((), terms[0].dtype),) * len(terms)
-        rows = jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes[-1:])
-        return _reduced_on(axes[:-1], target, *rows) if axes[:-1] else tuple(rows)
+        return tuple(jax.lax.reduce(terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), axes))
+
+    def together(*terms: jax.Array) -> tuple[jax.Array, ...]:
+        rows = added(axes[-1:], *terms)
+        return _reduced_on(axes[:-1], target, *rows) if axes[:-1] else rows
 
     def in_halves(*terms: jax.Array) -> tuple[jax.Array, ...]:
         """A core adds the terms of two rows in the time of one: additions to one sum wait for each other."""
+        if math.prod(terms[0].shape[axis] for axis in axes) <= _SMALL:
+            return added(axes, *terms)
         if len(axes) < 2 or terms[0].shape[axes[0]] % 2:
             return together(*terms)
-        halves = [half for x in terms for half in jnp.split(x, 2, axis=axes[0])]
-        totals = together(*halves)
-        return tuple(a + b for a, b in zip(totals[::2], totals[1::2]))
+        halves = added(axes[-1:], *[half for x in terms for half in jnp.split(x, 2, axis=axes[0])])
+        rows = [a + b for a, b in zip(halves[::2], halves[1::2])]
+        return _reduced_on(axes[:-1], target, *rows)
 
     long = terms[0].shape[axes[-1]] > _LONGEST_ROW
     if long or target.devices > 1 or not hasattr(jax.lax, "platform_dependent"):
