@@ -50,6 +50,7 @@ def texts(cls: type, prefix: str = "") -> list[str]:
 
 # Names out of a list, which the config checks itself.
 NAMES = {("collect", field) for field in ("simulator", "suite", "tasks", "shifts", "zero_shot", "layouts")}
+NAMES |= {("collect-frames", "leave_out")}
 NAMES |= {("evaluate", "policy")}  # an address
 POSITIONAL = {("plot", "runs"), ("compare", "runs"), ("inspect-data", "path")}
 FIELDS = sorted({(name, field) for name in commands.COMMANDS for field in texts(options(name))} - NAMES)
