@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.generalization import statistics as st
+from benchmarks.generalization.choice import covered
 from benchmarks.generalization.methods import HONEST_METHODS
 from benchmarks.generalization.statistics import Point, Record
 from benchmarks.generalization.tables import label, markdown, number
@@ -13,6 +14,7 @@ from octo_integration.evaluate.runs import Interval, crossed_interval, survivors
 
 COUNTS = 0.015  # the smallest difference of gap that counts
 HELD, REFERENCE = "linear", "adam"
+GRID = "honest"
 CELLS = ("still", "still_turned", "motion", "motion_turned")
 LINEAR, UNIFORM, FROZEN = ("linear", 3.0), ("uniform", 2.0), ("frozen-vision", 1e-3)
 
@@ -25,10 +27,11 @@ class Contrast(NamedTuple):
     runs: int
 
 
-def chosen(records: Sequence[Record], method: str) -> Point:
-    """The point of a method that was run with the most pairs: its choice; empty if there is none."""
-    points = [st.point(records, method, x) for x in st.values(records, method)]
-    return max(points, key=len, default={})
+def chosen(records: Sequence[Record], grid: Sequence[Record], method: str) -> Point:
+    """The runs of a method at the number that `grid`, the lines of profile "honest", chooses; empty without any."""
+    if not any(r["method"] == method for r in grid):
+        return {}
+    return st.point(records, method, st.select(grid, method, covered))
 
 
 def table_of(terms: Sequence[tuple[float, Point]], conditions: Sequence[str]) -> np.ndarray | None:
@@ -60,13 +63,18 @@ def verdict(interval: Interval, predicted: int) -> str:
     return "undecided" if max(-low, high) > COUNTS else f"no difference of {number(COUNTS)}"
 
 
-def honest(records: Sequence[Record]) -> str:
-    """Experiment A: the primary contrast, and its nine secondary ones."""
-    maps, adam, uniform = (chosen(records, method) for method in (HELD, REFERENCE, "uniform"))
+def honest(records: Sequence[Record], grid: Sequence[Record]) -> str:
+    """Experiment A: the primary contrast, its nine secondary ones, and the spread of runs.
+
+    Args:
+      records: of the first cell, where B's points lie beside A's choices.
+      grid: as of `chosen`.
+    """
+    maps, adam, uniform = (chosen(records, grid, method) for method in (HELD, REFERENCE, "uniform"))
     if not maps or not adam:
         return ""
     primary = contrast(f"gap of {label(maps)} − gap of {label(adam)}", [(1, maps), (-1, adam)], st.GAP)
-    others = [p for m in HONEST_METHODS if m != HELD and (p := chosen(records, m))]
+    others = [p for m in HONEST_METHODS if m != HELD and (p := chosen(records, grid, m))]
     found = [contrast(f"gap of {label(maps)} − {label(p)}", [(1, maps), (-1, p)], st.GAP) for p in others]
     found += (
         [contrast(f"gap of {label(uniform)} − {label(adam)}", [(1, uniform), (-1, adam)], st.GAP)] if uniform else []
@@ -76,7 +84,22 @@ def honest(records: Sequence[Record]) -> str:
     kept = survivors([c.interval.p for c in secondary])
     rows = [_row(primary, verdict(primary.interval, -1))] if primary else []
     rows += [_row(c, "survives" if k else "does not survive") for c, k in zip(secondary, kept, strict=True)]
-    return markdown(HEADER, rows, "The first is the primary contrast, predicted below 0; the others are one table.")
+    note = f"The first is the primary contrast, predicted below 0; the others are one table.{steadier(maps, adam)}"
+    return markdown(HEADER, rows, note)
+
+
+def steadier(maps: Point, adam: Point) -> str:
+    """The prediction that runs of MAPS differ less in their gap: one-sided F of the variances within pretrainings."""
+    import scipy.special  # half a second, which `run` need not wait for
+
+    tables = [table_of([(1, p)], st.GAP) for p in (adam, maps)]
+    if any(table is None for table in tables):
+        return ""
+    of_adam, of_maps = (float(np.var(table, axis=1, ddof=1).mean()) for table in tables if table is not None)
+    freedoms = [table.shape[0] * (table.shape[1] - 1) for table in tables if table is not None]
+    p = float(scipy.special.fdtrc(*freedoms, of_adam / of_maps))
+    deviations = " and ".join(number(x**0.5) for x in (of_adam, of_maps))
+    return f" Gaps of Adam's and MAPS' runs differ within a pretraining by {deviations} (F test: p = {number(p)})."
 
 
 def who(cells: Mapping[str, Sequence[Record]]) -> str:

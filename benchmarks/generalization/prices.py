@@ -58,7 +58,7 @@ def pricing_of(point: Point, params: Tree) -> Pricing | None:
 
 
 def prices(loss: Callable[[Tree], jax.Array], params: Tree, theta0: Tree, parts: Tree, size: int) -> jax.Array:
-    """f32[1 + count]: the loss, and what it rises by when each part is set halfway back."""
+    """f32[1 + size]: the loss, and what it rises by when each part is set halfway back."""
 
     def halfway(part: jax.Array) -> jax.Array:
         def of(place: Any, x: jax.Array, start: jax.Array) -> jax.Array:

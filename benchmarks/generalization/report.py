@@ -15,7 +15,7 @@ def write(results: Path, success: Path, out: Path) -> None:
     """
     records = statistics.read(results)
     points = statistics.read_success(success) if success.exists() else []
-    paths = {cell: results.parent / f"{cell}_results.jsonl" for cell in experiments.CELLS}
+    paths = {cell: results.parent / f"{cell}_results.jsonl" for cell in (experiments.GRID, *experiments.CELLS)}
     text = report(records, points, cells={c: statistics.read(p) for c, p in paths.items() if p.exists()})
     (out / "tables.md").write_text(f"# Tables of the study\n\n{text}")
     print(text)
@@ -31,7 +31,7 @@ def report(
 ) -> str:
     """Every table that there are runs for, under its heading."""
     parts = {
-        "Experiment A: honest Adam": experiments.honest(cells.get("still", ())),
+        "Experiment A: honest Adam": experiments.honest(cells.get("still", ()), cells.get(experiments.GRID, ())),
         "Experiment B: who must move": experiments.who(cells),
         "What the conclusions stand on": claims.table(records),
         "The gap between covered shifts and ID": questions.gaps(records, criterion),

@@ -10,7 +10,7 @@ from benchmarks.generalization import statistics
 from benchmarks.generalization.choice import chosen_points
 from benchmarks.generalization.data import prepare
 from benchmarks.generalization.methods import Point
-from benchmarks.generalization.plan import PROFILES, Job, weights_path
+from benchmarks.generalization.plan import PROFILES, Job, described, weights_path
 from benchmarks.generalization.processes import CPU, GPU, write_lines
 from benchmarks.generalization.worker import execute
 
@@ -41,8 +41,12 @@ def run(profile: str, out: Path, results: Path, workers: int, only: Sequence[str
     untrained = [Job(before, p, size.pairs[0][1], profile, out) for p in pretrainings if not only]
     for job in (*untrained, *jobs):
         weights_path(job.point.model, size.pretrained, job.pretrain)
-    done = {record["key"] for record in statistics.read(results)} if results.exists() else set()
+    done = {r["key"]: r.get("steps") for r in statistics.read(results)} if results.exists() else {}
     missing = [job for job in (*untrained, *jobs) if job.key not in done]
+    for job in jobs:
+        steps = described(job, job.point)["steps"]
+        if done.get(job.key, steps) != steps:
+            raise ValueError(f"{results} has {job.key!r} after {done[job.key]} steps, not {steps}; move it away.")
     for data, seed in {job.data: job.seed for job in missing}.items():
         prepare(data, size.data, workers, seed if size.own_data else 0)
     write_lines(execute, missing, results, workers=workers, label="study", environment=GPU if size.gpu else CPU)

@@ -27,6 +27,7 @@ CHECKED_SIZE = 16  # pixels, where nothing is looked at
 
 Observation = dict[str, np.ndarray]
 T = TypeVar("T")
+E = TypeVar("E", bound="Environment")
 
 
 class Environment(Protocol):
@@ -75,13 +76,18 @@ class Environment(Protocol):
     def look_again(self, snapshot: Any) -> Observation:
         """A state of this episode under the present shift; only its images are used. No step follows it."""
 
-    def __enter__(self) -> Any:
+    def close(self) -> None:
+        """Frees what it holds."""
+
+    def __enter__(self: E) -> E:
         """Itself."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Frees what it holds."""
+        """Closes it."""
+        self.close()
 
 
 class Make(Protocol):

@@ -1,7 +1,6 @@
 """CALVIN as this project's models see it: two images, the pose of the hand, an instruction, a 7-d action."""
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -151,16 +150,6 @@ class CalvinEnv(Environment):
     def close(self) -> None:
         """Ends the simulator."""
         self._calvin.close()
-
-    def __enter__(self) -> "CalvinEnv":
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
 
     def _view(self) -> View:
         return View(self._state["robot"], self._state["target"], scenes.read(self._state["scene"], self._order))

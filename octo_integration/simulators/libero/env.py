@@ -7,7 +7,6 @@ is what is returned here, of both cameras.
 """
 
 import functools
-from types import TracebackType
 
 import numpy as np
 
@@ -182,16 +181,6 @@ class LiberoEnv(Environment):
         if "_renderer" in self.__dict__:
             self._renderer.close()
         self._env.close()
-
-    def __enter__(self) -> "LiberoEnv":
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
 
     def _check_started(self) -> None:
         if not self._started:

@@ -7,7 +7,6 @@ an episode then takes 15-50 steps.
 import colorsys
 import dataclasses
 import warnings
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,19 +220,6 @@ class MetaWorldEnv(Environment):
         """Frees the renderer and the scene."""
         self._renderer.close()
         self._env.close()
-
-    def __enter__(self) -> "MetaWorldEnv":
-        """Itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Closes it."""
-        self.close()
 
     def _started(self) -> np.ndarray:
         if self._state is None:

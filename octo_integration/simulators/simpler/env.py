@@ -1,7 +1,6 @@
 """SimplerEnv's WidowX as this project's models see it: an image, the pose of the hand, an instruction, a 7-d action."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -119,16 +118,6 @@ class SimplerEnv(Environment):
     def close(self) -> None:
         """Ends the simulator."""
         self._child.close()
-
-    def __enter__(self) -> "SimplerEnv":
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
 
     def _start(self, places: np.ndarray, turns: np.ndarray, number: int) -> None:
         self._state = self._child.ask("start", places=places, turns=turns, number=number)

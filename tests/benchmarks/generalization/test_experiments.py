@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.generalization import experiments
+from benchmarks.generalization import statistics as st
 from benchmarks.generalization.methods import HONEST_METHODS
 from octo_integration.evaluate.runs import Interval
 
@@ -22,28 +23,49 @@ def lines(method, x, covered, noise=0.001, pairs=PAIRS):
     return found
 
 
-def test_the_primary_contrast_is_the_gap_and_takes_the_point_that_all_pairs_were_run_with():
-    records = [*lines("adam", 6e-4, 0.2), *lines("adam", 1e-3, 0.9, pairs=PAIRS[:3]), *lines("linear", 3.0, 0.15)]
-    table = experiments.honest(records)
+def grid(**best):
+    """Lines of profile "honest": of every method the number that is best on dev, and one that is not."""
+    found = []
+    for method, x in best.items():
+        for number, error in ((x, 0.1), (x + 1, 0.3)):
+            for line in lines(method, number, error, pairs=PAIRS[::4]):
+                found.append({**line, "l1": {"dev": line["l1"]["test"]}})
+    return found
+
+
+def test_the_primary_contrast_is_the_gap_at_the_numbers_that_dev_chose():
+    # Beside the choice lie, in the same file, points of experiment B with as many runs.
+    records = [*lines("adam", 6e-4, 0.2), *lines("linear", 1.5, 0.9), *lines("linear", 3.0, 0.15)]
+    table = experiments.honest(records, grid(adam=6e-4, linear=3.0))
     primary = next(
         line for line in table.splitlines() if line.startswith("| gap of linear, x 3 − gap of adam, x 0.0006")
     )
     assert "| −.050 | [−.05" in primary and primary.endswith("| <.001 | 9 | holds |")
     assert "ID of linear, x 3 − adam, x 0.0006 | .000" in table
     others = [record for m in HONEST_METHODS[1:-1] for record in lines(m, 1.0, 0.2)]
-    secondary = experiments.honest([*records, *others]).splitlines()[5:]
+    choices = grid(adam=6e-4, linear=3.0, **dict.fromkeys((m for m in HONEST_METHODS[1:-1]), 1.0))
+    secondary = experiments.honest([*records, *others], choices).splitlines()[5:]
     assert len(secondary) == 9 and all("survive" in line for line in secondary)
     assert [line for line in secondary if "not survive" in line] == [secondary[-2], secondary[-1]]  # uniform − Adam, ID
 
 
+def test_runs_that_differ_less_are_told_by_their_spread_within_a_pretraining():
+    grids = grid(adam=1e-3, linear=3.0)
+    wide, narrow = lines("adam", 1e-3, 0.2, noise=0.1), lines("linear", 3.0, 0.2, noise=0.001)
+    said = experiments.honest([*wide, *narrow], grids).splitlines()[0]
+    assert said.endswith("(F test: p = .000).")
+    alike = experiments.honest([*wide, *[{**r, "method": "linear", "x": 3.0} for r in wide]], grids)
+    assert alike.splitlines()[0].endswith("(F test: p = .500).")
+
+
 def test_seeds_that_are_not_complete_are_left_out_and_too_few_give_nothing():
     full, part = lines("adam", 1e-3, 0.2), lines("linear", 3.0, 0.1, pairs=PAIRS[:-1])
-    points = [(1.0, experiments.chosen(part, "linear")), (-1.0, experiments.chosen(full, "adam"))]
+    points = [(1.0, st.point(part, "linear", 3.0)), (-1.0, st.point(full, "adam", 1e-3))]
     assert experiments.table_of(points, ("none",)).shape == (3, 2)
     assert experiments.contrast("", points, ("none",)).runs == 6
-    few = [(1.0, experiments.chosen(lines("linear", 3.0, 0.1, pairs=PAIRS[:3]), "linear"))]
+    few = [(1.0, st.point(lines("linear", 3.0, 0.1, pairs=PAIRS[:3]), "linear", 3.0))]
     assert experiments.table_of(few, ("none",)) is None
-    assert experiments.honest(full) == experiments.honest([]) == ""
+    assert experiments.honest(full, grid(adam=1e-3)) == experiments.honest([], []) == ""
 
 
 def cells(linear, uniform=0.2, frozen=0.2):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.generalization import choice, plan, statistics
+from benchmarks.generalization import choice, plan, statistics, study
 from benchmarks.generalization.data import collect_config
 from benchmarks.generalization.plan import PROFILES, Job
 from benchmarks.generalization.turned import AZIMUTH, draw_turned
@@ -91,3 +91,12 @@ def test_the_turned_camera_is_turned_under_every_look(name):
     assert (turned.texture, turned.light, turned.layout) == (plain.texture, plain.light, plain.layout)
     if plain.camera:
         assert turned.camera.elevation == plain.camera.elevation and turned.camera.distance == plain.camera.distance
+
+
+def test_lines_of_another_length_are_not_taken_for_a_profiles_own(tmp_path):
+    results = tmp_path / "results.jsonl"
+    line = {"key": "adam/p0/s0", "method": "adam", "label": "", "axis": None, "x": None, "group": "", "pretrain": 0,
+            "seed": 0, "l1": {}, "drift": {}, "probes": {}, "steps": 400}  # fmt: skip
+    results.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match="has 'adam/p0/s0' after 400 steps, not 10; move it away"):
+        study.run("smoke", tmp_path, results, 1, ("adam",))
